@@ -1,0 +1,2 @@
+//! The mesh daemon.
+fn main() {}

@@ -1,0 +1,1 @@
+//! WireGuard sessions between keys, without I/O.
