@@ -1,0 +1,82 @@
+//! The numbers: first those of the protocol (WireGuard white paper, section 6.1), then those of this implementation.
+
+use std::time::Duration;
+
+// ---- the protocol ----
+
+/// Messages sealed with one keypair after which a new one is asked for.
+pub const REKEY_AFTER_MESSAGES: u64 = 1 << 60;
+
+/// Messages after which a keypair is not used at all: neither to seal nor to open.
+pub const REJECT_AFTER_MESSAGES: u64 = u64::MAX - (1 << 13);
+
+/// Age of a keypair at which its initiator asks for a new one when it sends.
+pub const REKEY_AFTER_TIME: Duration = Duration::from_secs(120);
+
+/// Age at which a keypair is not used any more.
+pub const REJECT_AFTER_TIME: Duration = Duration::from_secs(180);
+
+/// How long an initiation is retried without an answer.
+pub const REKEY_ATTEMPT_TIME: Duration = Duration::from_secs(90);
+
+/// How long one initiation waits for its answer, and the least time between two of them to one peer.
+pub const REKEY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Data that was received is answered within this time, by an empty packet if there is nothing else to say.
+pub const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Age at which the initiator asks for a new keypair when it receives, since it may have nothing to send.
+pub const REKEY_ON_RECEIVE: Duration = REJECT_AFTER_TIME.saturating_sub(SILENCE_TIMEOUT);
+
+/// Data was sent and nothing authenticated came back for this long: the session is suspect, a new handshake is due.
+pub const SILENCE_TIMEOUT: Duration = KEEPALIVE_TIMEOUT.saturating_add(REKEY_TIMEOUT);
+
+/// Keys are forgotten when no new ones were agreed on for this long.
+pub const KEY_LIFETIME: Duration = Duration::from_secs(3 * 180);
+
+/// Most jitter added to a retry, so that two nodes which started together do not stay in step.
+pub const JITTER: Duration = Duration::from_millis(333);
+
+/// Least time between two initiations accepted from one peer (kernel module: 50 a second).
+pub const INITIATION_INTERVAL: Duration = Duration::from_millis(20);
+
+/// Packets are padded to a multiple of this many bytes before they are sealed.
+pub const PADDING: usize = 16;
+
+/// What sealing adds: 16 bytes of header and 16 of authentication tag.
+pub const OVERHEAD: usize = 32;
+
+/// Length of a handshake initiation (type 1).
+pub const INITIATION_LEN: usize = 148;
+
+/// Length of a handshake response (type 2).
+pub const RESPONSE_LEN: usize = 92;
+
+/// Length of a cookie reply (type 3).
+pub const COOKIE_LEN: usize = 64;
+
+// ---- this implementation ----
+
+/// Most peers of one device: the engine keeps about 11 KB for each, so the table stays below 200 MB.
+pub const MAX_PEERS: usize = 16_384;
+
+/// Pause between two initiations to a peer that is wanted always and did not answer for [`REKEY_ATTEMPT_TIME`]: it may be
+/// switched off for days, and then one small packet four times a minute finds it again soon enough.
+pub const PATIENT_RETRY: Duration = Duration::from_secs(15);
+
+/// After how many unanswered initiations names are worth resolving again (three take about as long as [`PATIENT_RETRY`]).
+pub const TRIES_PER_UNANSWERED: u32 = 3;
+
+/// How many initiations go to the endpoint that worked last before other known endpoints get their turn: one may be lost.
+pub const TRIES_AT_PROVEN: u32 = 2;
+
+/// Age at which the responder of an idle session that is wanted always asks for a new keypair itself. Its initiator does so
+/// at [`REKEY_AFTER_TIME`] if it too wants the session always; this leaves it six tries, and us as many.
+pub const RENEW_AS_RESPONDER: Duration = Duration::from_secs(150);
+
+/// When an older initiation was answered than the last one sent, the wait (from the start of the attempt) before the last one
+/// is tried again. Longer than any round trip, shorter than the 90 s after which the engine gives up (see `tunnel.rs`).
+pub const SETTLE_TIME: Duration = Duration::from_secs(60);
+
+/// Added to [`KEY_LIFETIME`], since the engine stamps a handshake later than the device and must agree that time is up.
+pub const KEY_LIFETIME_SLACK: Duration = Duration::from_secs(1);

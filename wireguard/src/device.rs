@@ -1,0 +1,512 @@
+//! The device: all sessions of one static key. Owned by the node's loop alone.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::{Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ipnetwork::Ipv6Network;
+use thiserror::Error;
+
+use crate::allowed_ips::AllowedIps;
+use crate::constants::MAX_PEERS;
+use crate::endpoint::Endpoint;
+use crate::key::{KeyError, PrivateKey, PublicKey, check_point};
+use crate::message::{Mac1, Message, index_at};
+use crate::peer::{Entry, Now, Outputs, Peer};
+use crate::rng::Rng;
+use crate::session::{Session, millis};
+use crate::tunnel::Factory;
+
+/// Why a peer was not added or changed. Nothing has changed then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum AddPeerError {
+    /// It is our own key.
+    #[error("the key is our own")]
+    OwnKey,
+    /// It is there already.
+    #[error("the peer exists")]
+    Exists,
+    /// It is not there.
+    #[error("no such peer")]
+    Unknown,
+    /// There are [`MAX_PEERS`] already.
+    #[error("the table of peers is full")]
+    Full,
+    /// Another peer has one of its prefixes.
+    #[error("{prefix} belongs to {}", owner.short())]
+    PrefixTaken {
+        /// Which one.
+        prefix: Ipv6Network,
+        /// Who has it.
+        owner: PublicKey,
+    },
+}
+
+/// Why a handshake message led to nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum HandshakeError {
+    /// It is not a handshake message.
+    #[error("not a handshake message")]
+    NotHandshake,
+    /// The first MAC is wrong: the sender does not know our key.
+    #[error("first MAC is wrong")]
+    Mac1,
+    /// The ephemeral key is not worth agreeing with.
+    #[error("ephemeral key is refused")]
+    Ephemeral(#[source] KeyError),
+    /// The initiator's static key is not one.
+    #[error("static key is refused")]
+    Static(#[source] KeyError),
+    /// The initiator has our own key.
+    #[error("the key is our own")]
+    OwnKey,
+    /// The initiator is not a peer. It may not even have this key: that shows only in the session. Nothing was allocated;
+    /// the caller may add it and pass the message in again.
+    #[error("{} is not a peer", .0.short())]
+    Stranger(PublicKey),
+    /// Another initiation of this peer was accepted less than 20 ms ago.
+    #[error("too soon after the last initiation")]
+    TooSoon,
+    /// No session has its receiver index.
+    #[error("unknown receiver index")]
+    UnknownIndex,
+    /// Nothing was sent that it could answer.
+    #[error("no initiation waits for it")]
+    Unexpected,
+    /// An initiation whose time stamp is not newer than the last.
+    #[error("replayed")]
+    Replayed,
+    /// Authentication failed: another key, another preshared key, or changed on the way.
+    #[error("authentication failed")]
+    Forged,
+}
+
+impl HandshakeError {
+    /// A short name, for counters.
+    pub const fn reason(&self) -> &'static str {
+        match self {
+            Self::NotHandshake => "handshake_not_one",
+            Self::Mac1 => "handshake_mac1",
+            Self::Ephemeral(_) => "handshake_ephemeral",
+            Self::Static(_) => "handshake_static",
+            Self::OwnKey => "handshake_own_key",
+            Self::Stranger(_) => "handshake_stranger",
+            Self::TooSoon => "handshake_too_soon",
+            Self::UnknownIndex => "handshake_unknown_index",
+            Self::Unexpected => "handshake_unexpected",
+            Self::Replayed => "handshake_replayed",
+            Self::Forged => "handshake_forged",
+        }
+    }
+}
+
+/// A datagram to send.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Transmit {
+    /// Where to.
+    pub endpoint: Endpoint,
+    /// The UDP payload.
+    pub payload: Vec<u8>,
+}
+
+/// What the node should know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// There is a keypair to send with, where there was none. Renewals of it are not reported.
+    Established {
+        /// With whom.
+        peer: PublicKey,
+        /// From our initiation to the response, if we initiated.
+        rtt: Option<Duration>,
+    },
+    /// There is no keypair to send with any more.
+    Closed {
+        /// With whom.
+        peer: PublicKey,
+    },
+    /// The peer was heard from another address.
+    Roamed {
+        /// Who.
+        peer: PublicKey,
+        /// Where it is.
+        endpoint: Endpoint,
+    },
+    /// Initiations to a peer are not answered, or there is no address to send them to: time to resolve its names again. Comes
+    /// about every 15 s for as long as that lasts.
+    Unanswered {
+        /// Who does not answer.
+        peer: PublicKey,
+    },
+}
+
+/// All sessions of one static key: handshakes, timers, peers.
+///
+/// A state machine without I/O: after every `&mut` call, drain [`Self::poll_transmit`] and [`Self::poll_event`], then wait
+/// until [`Self::poll_timeout`]. `now` must not go backwards; if it does, time stands still.
+#[derive(Debug)]
+pub struct Device {
+    public: PublicKey,
+    factory: Factory,
+    mac1: Mac1,
+    /// The first `now` we were given; times are kept in milliseconds since.
+    base: Option<Instant>,
+    /// By receiver index.
+    entries: BTreeMap<u32, Entry>,
+    keys: BTreeMap<PublicKey, u32>,
+    allowed: AllowedIps<u32>,
+    deadlines: BTreeSet<(u64, u32)>,
+    out: Outputs,
+}
+
+impl Device {
+    /// A device without peers. `seed` gives jitter and receiver indices; keys come from the system's randomness.
+    pub fn new(key: PrivateKey, seed: u64) -> Self {
+        Self::with(key.public(), Factory::boringtun(key), seed)
+    }
+
+    /// A device whose sessions use no cryptography and no randomness but `seed`, to simulate many nodes. It understands only
+    /// its like.
+    #[cfg(feature = "_sim")]
+    pub fn simulated(key: PrivateKey, seed: u64) -> Self {
+        Self::with(key.public(), Factory::Simulated { key }, seed)
+    }
+
+    fn with(public: PublicKey, factory: Factory, seed: u64) -> Self {
+        Self {
+            public,
+            factory,
+            mac1: Mac1::new(&public),
+            base: None,
+            entries: BTreeMap::new(),
+            keys: BTreeMap::new(),
+            allowed: AllowedIps::default(),
+            deadlines: BTreeSet::new(),
+            out: Outputs {
+                transmits: VecDeque::new(),
+                events: VecDeque::new(),
+                rng: Rng::new(seed),
+            },
+        }
+    }
+
+    /// Our own key.
+    pub const fn public_key(&self) -> &PublicKey {
+        &self.public
+    }
+
+    /// Adds a peer; with [`crate::Upkeep::Always`] a handshake starts at once.
+    ///
+    /// # Errors
+    /// See [`AddPeerError`].
+    pub fn add_peer(&mut self, peer: Peer, now: Instant) -> Result<Arc<Session>, AddPeerError> {
+        if peer.key == self.public {
+            return Err(AddPeerError::OwnKey);
+        }
+        if self.keys.contains_key(&peer.key) {
+            return Err(AddPeerError::Exists);
+        }
+        if self.entries.len() >= MAX_PEERS {
+            return Err(AddPeerError::Full);
+        }
+        self.check_prefixes(&peer, None)?;
+        let now = self.moment(now);
+        let index = self.free_index();
+        let tunnel = self.factory.make(
+            &peer.key,
+            peer.preshared.as_ref(),
+            index,
+            self.out.rng.next(),
+        );
+        let base = self.base.unwrap_or(now.instant);
+        let session = Session::new(
+            peer.key,
+            peer.kind,
+            index,
+            base,
+            tunnel,
+            peer.allowed.clone(),
+        );
+        self.take_prefixes(&peer, index);
+        self.keys.insert(peer.key, index);
+        self.entries
+            .insert(index, Entry::new(&peer, Arc::clone(&session)));
+        self.visit(index, now);
+        Ok(session)
+    }
+
+    /// Changes what is configured about a peer; its session goes on. Only another preshared key needs a new session.
+    ///
+    /// # Errors
+    /// [`AddPeerError::Unknown`], [`AddPeerError::PrefixTaken`].
+    pub fn update_peer(&mut self, peer: Peer, now: Instant) -> Result<(), AddPeerError> {
+        let index = *self.keys.get(&peer.key).ok_or(AddPeerError::Unknown)?;
+        self.check_prefixes(&peer, Some(index))?;
+        let now = self.moment(now);
+        let seed = self.out.rng.next();
+        let Some(entry) = self.entries.get_mut(&index) else {
+            return Err(AddPeerError::Unknown);
+        };
+        for prefix in &entry.allowed {
+            self.allowed.remove(*prefix);
+        }
+        {
+            let session = Arc::clone(&entry.session);
+            let mut batch = session.lock(now.instant);
+            batch.state.allowed.clone_from(&peer.allowed);
+            if entry.preshared != peer.preshared {
+                batch.state.tunnel =
+                    self.factory
+                        .make(&peer.key, peer.preshared.as_ref(), index, seed);
+                entry.restart(&mut batch);
+            }
+        }
+        entry.configure(&peer);
+        self.take_prefixes(&peer, index);
+        self.visit(index, now);
+        Ok(())
+    }
+
+    /// Forgets a peer. Who still holds its session can neither seal nor open with it.
+    pub fn remove_peer(&mut self, key: &PublicKey) {
+        let Some(index) = self.keys.remove(key) else {
+            return;
+        };
+        let Some(mut entry) = self.entries.remove(&index) else {
+            return;
+        };
+        for prefix in &entry.allowed {
+            self.allowed.remove(*prefix);
+        }
+        if let Some((due, _)) = entry.deadline {
+            self.deadlines.remove(&(due, index));
+        }
+        if let Some(base) = self.base {
+            let session = Arc::clone(&entry.session);
+            entry.restart(&mut session.lock(base));
+        }
+    }
+
+    /// The session with a peer.
+    pub fn session(&self, key: &PublicKey) -> Option<&Arc<Session>> {
+        self.keys
+            .get(key)
+            .and_then(|index| self.entries.get(index))
+            .map(|entry| &entry.session)
+    }
+
+    /// The session with the peer that owns the longest prefix around `address`.
+    pub fn owner(&self, address: Ipv6Addr) -> Option<&Arc<Session>> {
+        self.allowed
+            .lookup(address)
+            .and_then(|index| self.entries.get(&index))
+            .map(|entry| &entry.session)
+    }
+
+    /// All sessions, by receiver index.
+    pub fn sessions(&self) -> impl Iterator<Item = &Arc<Session>> {
+        self.entries.values().map(|entry| &entry.session)
+    }
+
+    /// Takes a handshake message (types 1, 2 and 3).
+    ///
+    /// # Errors
+    /// See [`HandshakeError`]. A message that is refused moves no endpoint and makes no keypair.
+    pub fn handle_datagram(
+        &mut self,
+        from: Endpoint,
+        datagram: &[u8],
+        now: Instant,
+    ) -> Result<(), HandshakeError> {
+        let now = self.moment(now);
+        match Message::of(datagram) {
+            Some(Message::Initiation) => {
+                self.check_handshake(datagram, 8)?;
+                let key = self
+                    .factory
+                    .initiator(datagram)
+                    .ok_or(HandshakeError::Forged)?;
+                let key = PublicKey::from_bytes(key).map_err(HandshakeError::Static)?;
+                if key == self.public {
+                    return Err(HandshakeError::OwnKey);
+                }
+                let index = *self.keys.get(&key).ok_or(HandshakeError::Stranger(key))?;
+                self.with_entry(index, |entry, out| {
+                    entry.handle_initiation(from, datagram, now, out)
+                })
+            }
+            Some(Message::Response) => {
+                self.check_handshake(datagram, 12)?;
+                self.with_entry(index_at(datagram, 8) >> 8, |entry, out| {
+                    entry.handle_response(from, datagram, now, out)
+                })
+            }
+            Some(Message::Cookie) => self.with_entry(index_at(datagram, 4) >> 8, |entry, _| {
+                entry.handle_cookie(datagram, now)
+            }),
+            Some(Message::Data { .. }) | None => Err(HandshakeError::NotHandshake),
+        }
+    }
+
+    /// A packet thread's signals for this peer were not empty: looks at what it noted.
+    pub fn handle_signal(&mut self, key: &PublicKey, now: Instant) {
+        let now = self.moment(now);
+        if let Some(&index) = self.keys.get(key) {
+            self.visit(index, now);
+        }
+    }
+
+    /// A packet waits for a session: starts a handshake, unless one is under way or there is a session.
+    pub fn initiate(&mut self, key: &PublicKey, now: Instant) {
+        self.touch(key, now, Entry::initiate);
+    }
+
+    /// Says where a peer may be found. A session that works stays where it is; an attempt that had no address goes on at once.
+    pub fn set_endpoints(&mut self, key: &PublicKey, endpoints: Vec<SocketAddr>, now: Instant) {
+        self.touch(key, now, |entry, now, out| {
+            entry.set_endpoints(endpoints, now, out)
+        });
+    }
+
+    /// Our local addresses changed: forgets which were used as sources, shows every peer that we have a session with where we
+    /// are, and tries handshakes again that are under way or wanted always.
+    pub fn handle_network_change(&mut self, now: Instant) {
+        let keys: Vec<PublicKey> = self.keys.keys().copied().collect();
+        for key in keys {
+            self.touch(&key, now, Entry::handle_network_change);
+        }
+    }
+
+    /// Does all that is due.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        let now = self.moment(now);
+        let due: Vec<u32> = self
+            .deadlines
+            .range(..=(now.millis, u32::MAX))
+            .map(|&(_, index)| index)
+            .collect();
+        for index in due {
+            self.visit(index, now);
+        }
+    }
+
+    /// When, and why, [`Self::handle_timeout`] wants to be called next. Nothing while every session is idle and nothing is to be
+    /// kept up.
+    pub fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
+        let &(due, index) = self.deadlines.first()?;
+        let (_, reason) = self.entries.get(&index)?.deadline?;
+        Some((self.base? + Duration::from_millis(due), reason))
+    }
+
+    /// The next datagram to send.
+    pub fn poll_transmit(&mut self) -> Option<Transmit> {
+        self.out.transmits.pop_front()
+    }
+
+    /// The next event.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.out.events.pop_front()
+    }
+
+    fn moment(&mut self, instant: Instant) -> Now {
+        let base = *self.base.get_or_insert(instant);
+        Now {
+            instant,
+            millis: millis(base, instant),
+        }
+    }
+
+    fn check_handshake(&self, datagram: &[u8], ephemeral: usize) -> Result<(), HandshakeError> {
+        if !self.mac1.verify(datagram) {
+            return Err(HandshakeError::Mac1);
+        }
+        let point = datagram
+            .get(ephemeral..)
+            .and_then(|rest| rest.first_chunk())
+            .ok_or(HandshakeError::NotHandshake)?;
+        check_point(point).map_err(HandshakeError::Ephemeral)
+    }
+
+    fn touch(
+        &mut self,
+        key: &PublicKey,
+        now: Instant,
+        act: impl FnOnce(&mut Entry, Now, &mut Outputs),
+    ) {
+        let now = self.moment(now);
+        if let Some(&index) = self.keys.get(key) {
+            let known = self.with_entry(index, |entry, out| {
+                act(entry, now, out);
+                Ok(())
+            });
+            debug_assert!(known.is_ok(), "every key has an entry");
+        }
+    }
+
+    fn visit(&mut self, index: u32, now: Now) {
+        if let Some(entry) = self.entries.get_mut(&index) {
+            let before = entry.deadline;
+            entry.visit(now, &mut self.out);
+            let after = entry.deadline;
+            self.reschedule(index, before, after);
+        }
+    }
+
+    fn with_entry<R>(
+        &mut self,
+        index: u32,
+        act: impl FnOnce(&mut Entry, &mut Outputs) -> Result<R, HandshakeError>,
+    ) -> Result<R, HandshakeError> {
+        let entry = self
+            .entries
+            .get_mut(&index)
+            .ok_or(HandshakeError::UnknownIndex)?;
+        let before = entry.deadline;
+        let result = act(entry, &mut self.out);
+        let after = entry.deadline;
+        self.reschedule(index, before, after);
+        result
+    }
+
+    fn reschedule(&mut self, index: u32, before: Option<(u64, &str)>, after: Option<(u64, &str)>) {
+        if let Some((due, _)) = before {
+            self.deadlines.remove(&(due, index));
+        }
+        if let Some((due, _)) = after {
+            self.deadlines.insert((due, index));
+        }
+    }
+
+    fn check_prefixes(&self, peer: &Peer, own: Option<u32>) -> Result<(), AddPeerError> {
+        for &prefix in &peer.allowed {
+            let taken = self
+                .allowed
+                .owner(prefix)
+                .filter(|&index| Some(index) != own);
+            if let Some(entry) = taken.and_then(|index| self.entries.get(&index)) {
+                return Err(AddPeerError::PrefixTaken {
+                    prefix,
+                    owner: *entry.session.key(),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    fn take_prefixes(&mut self, peer: &Peer, index: u32) {
+        for &prefix in &peer.allowed {
+            let taken = self.allowed.insert(prefix, index);
+            debug_assert!(taken.is_ok(), "prefixes were checked");
+        }
+    }
+
+    /// Random, so that it says nothing about how many peers there are.
+    fn free_index(&mut self) -> u32 {
+        loop {
+            let index = (self.out.rng.next() >> 40) as u32;
+            if index != 0 && !self.entries.contains_key(&index) {
+                return index;
+            }
+        }
+    }
+}

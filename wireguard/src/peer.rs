@@ -1,0 +1,688 @@
+//! One peer of the device: handshakes and timers.
+//!
+//! The timers are those of the protocol as the kernel module has them (white paper, section 6): nothing ticks. Packet threads
+//! note times in the session; a visit reads them, does what is due, and says when the next visit is due at the latest. That may
+//! be early, since a time can move on meanwhile, but never late: while a session is *watched*, it is visited every ten
+//! seconds, and a session that is not watched says so ([`crate::Signals::woke`]) as soon as it has a new deadline.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ipnetwork::Ipv6Network;
+
+use crate::constants::{
+    INITIATION_INTERVAL, JITTER, KEEPALIVE_TIMEOUT, KEY_LIFETIME, KEY_LIFETIME_SLACK, OVERHEAD,
+    PATIENT_RETRY, REJECT_AFTER_TIME, REKEY_AFTER_TIME, REKEY_ATTEMPT_TIME, REKEY_TIMEOUT,
+    RENEW_AS_RESPONDER, SETTLE_TIME, SILENCE_TIMEOUT, TRIES_AT_PROVEN, TRIES_PER_UNANSWERED,
+};
+use crate::device::{Event, HandshakeError, Transmit};
+use crate::endpoint::Endpoint;
+use crate::key::{PresharedKey, PublicKey};
+use crate::keypair::Role;
+use crate::message::index_at;
+use crate::rng::Rng;
+use crate::session::{Batch, Kind, Session, State};
+use crate::tunnel::Advanced;
+
+/// Whether a session is kept when nobody uses it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Upkeep {
+    /// A handshake at once, renewed also when idle, tried for ever.
+    Always,
+    /// A handshake when there is something to send, given up after 90 s.
+    OnDemand,
+}
+
+/// What is configured about a peer.
+#[derive(Clone, Debug)]
+pub struct Peer {
+    /// Who it is.
+    pub key: PublicKey,
+    /// The secret shared besides the keys, if any.
+    pub preshared: Option<PresharedKey>,
+    /// What it is.
+    pub kind: Kind,
+    /// The prefixes it owns: sources it may send from, destinations that lead to it.
+    pub allowed: Vec<Ipv6Network>,
+    /// Where it may be found; tried in turn until it is heard from.
+    pub endpoints: Vec<SocketAddr>,
+    /// Send something at least this often, for the sake of NAT on the way.
+    pub persistent_keepalive: Option<Duration>,
+    /// Whether its session is kept when idle.
+    pub upkeep: Upkeep,
+}
+
+/// One moment, as the caller's clock has it and in milliseconds since the device's base.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Now {
+    pub(crate) instant: Instant,
+    pub(crate) millis: u64,
+}
+
+/// What all peers write to.
+#[derive(Debug)]
+pub(crate) struct Outputs {
+    pub(crate) transmits: VecDeque<Transmit>,
+    pub(crate) events: VecDeque<Event>,
+    pub(crate) rng: Rng,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// Initiations are sent until one is answered.
+    Asking,
+    /// No address is known to send one to.
+    Homeless,
+    /// There is a new keypair, but the engine still waits for the answer to a later initiation (`tunnel.rs`, rule 4).
+    Settling,
+}
+
+/// A handshake that we want.
+#[derive(Clone, Copy, Debug)]
+struct Attempt {
+    phase: Phase,
+    started: u64,
+    tries: u32,
+    /// When the next initiation is due.
+    next: u64,
+}
+
+/// A peer and all that only the device knows of it.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    pub(crate) session: Arc<Session>,
+    pub(crate) preshared: Option<PresharedKey>,
+    pub(crate) allowed: Vec<Ipv6Network>,
+    endpoints: Vec<SocketAddr>,
+    persistent_keepalive: Option<u64>,
+    upkeep: Upkeep,
+    /// Whose turn it is among the endpoints.
+    turn: usize,
+    attempt: Option<Attempt>,
+    /// The last two initiations we sent, the last one first.
+    initiations: [Option<(u32, Instant)>; 2],
+    /// Whether the engine waits for the answer to the last of them.
+    waiting: bool,
+    /// When we last sent a handshake message.
+    shaken: Option<u64>,
+    /// When we last accepted an initiation.
+    heard: Option<u64>,
+    /// Whether the last event said that there is a session.
+    up: bool,
+    jitter: u64,
+    /// When, and why, the next visit is due.
+    pub(crate) deadline: Option<(u64, &'static str)>,
+}
+
+const fn millis(duration: Duration) -> u64 {
+    duration.as_millis() as u64
+}
+
+impl Entry {
+    pub(crate) fn new(peer: &Peer, session: Arc<Session>) -> Self {
+        let mut entry = Self {
+            session,
+            preshared: None,
+            allowed: Vec::new(),
+            endpoints: Vec::new(),
+            persistent_keepalive: None,
+            upkeep: peer.upkeep,
+            turn: 0,
+            attempt: None,
+            initiations: [None, None],
+            waiting: false,
+            shaken: None,
+            heard: None,
+            up: false,
+            jitter: 0,
+            deadline: None,
+        };
+        entry.configure(peer);
+        entry
+    }
+
+    /// Takes over what may change without a new session.
+    pub(crate) fn configure(&mut self, peer: &Peer) {
+        self.preshared.clone_from(&peer.preshared);
+        self.allowed.clone_from(&peer.allowed);
+        self.endpoints.clone_from(&peer.endpoints);
+        self.persistent_keepalive = peer
+            .persistent_keepalive
+            .map(|interval| millis(interval).max(1));
+        self.upkeep = peer.upkeep;
+        self.session.set_kind(peer.kind);
+    }
+
+    /// The engine was replaced: nothing that was under way can be completed.
+    pub(crate) fn restart(&mut self, batch: &mut Batch<'_>) {
+        batch.state.keypairs.clear();
+        batch.state.renewal = false;
+        batch.lapse();
+        self.attempt = None;
+        self.initiations = [None, None];
+        self.waiting = false;
+        self.shaken = None;
+    }
+
+    pub(crate) fn set_endpoints(
+        &mut self,
+        endpoints: Vec<SocketAddr>,
+        now: Now,
+        out: &mut Outputs,
+    ) {
+        self.endpoints = endpoints;
+        self.turn = 0;
+        if let Some(attempt) = &mut self.attempt
+            && attempt.phase == Phase::Homeless
+        {
+            attempt.next = now.millis;
+        }
+        self.visit(now, out);
+    }
+
+    /// Does what is due.
+    pub(crate) fn visit(&mut self, now: Now, out: &mut Outputs) {
+        let session = Arc::clone(&self.session);
+        self.visit_locked(&mut session.lock(now.instant), now, out);
+    }
+
+    fn visit_locked(&mut self, batch: &mut Batch<'_>, now: Now, out: &mut Outputs) {
+        self.heed_signals(batch, now, out);
+        self.drop_old_keys(batch, now, out);
+        self.report(None, out);
+        if self
+            .attempt
+            .is_some_and(|attempt| attempt.next <= now.millis)
+        {
+            self.retry(batch, now, out);
+        }
+        if self.wants_handshake(&batch.state, now) {
+            self.begin(batch, now, out);
+        }
+        if batch
+            .state
+            .owed
+            .is_some_and(|since| since + millis(KEEPALIVE_TIMEOUT) <= now.millis)
+        {
+            // Data that came after the first that is owed an answer is owed one of its own.
+            let more = batch.state.data_received > batch.state.owed;
+            self.send_keepalive(batch, now, out);
+            batch.state.owed = more.then_some(now.millis);
+        }
+        if self
+            .persistent_deadline(&batch.state)
+            .is_some_and(|due| due <= now.millis)
+        {
+            self.send_keepalive(batch, now, out);
+        }
+        batch.state.watched = batch.state.unanswered.is_some() || batch.state.owed.is_some();
+        self.heed_signals(batch, now, out);
+        self.report(None, out);
+        self.deadline = self.next_deadline(&batch.state, now);
+    }
+
+    /// A packet waits for a session.
+    pub(crate) fn initiate(&mut self, now: Now, out: &mut Outputs) {
+        let session = Arc::clone(&self.session);
+        let mut batch = session.lock(now.instant);
+        if !session.is_established() {
+            self.begin(&mut batch, now, out);
+        }
+        self.visit_locked(&mut batch, now, out);
+    }
+
+    /// Our addresses changed: lets the peer see the new ones.
+    pub(crate) fn handle_network_change(&mut self, now: Now, out: &mut Outputs) {
+        let session = Arc::clone(&self.session);
+        let mut batch = session.lock(now.instant);
+        batch.forget_source();
+        self.drop_old_keys(&mut batch, now, out);
+        if session.is_established() {
+            self.send_keepalive(&mut batch, now, out);
+        }
+        if self.attempt.is_some() || (self.upkeep == Upkeep::Always && !session.is_established()) {
+            self.attempt = Some(Attempt {
+                phase: Phase::Asking,
+                started: now.millis,
+                tries: 0,
+                next: now.millis,
+            });
+        }
+        self.visit_locked(&mut batch, now, out);
+    }
+
+    /// An initiation whose sender is this peer.
+    pub(crate) fn handle_initiation(
+        &mut self,
+        from: Endpoint,
+        datagram: &[u8],
+        now: Now,
+        out: &mut Outputs,
+    ) -> Result<(), HandshakeError> {
+        if self
+            .heard
+            .is_some_and(|heard| now.millis.saturating_sub(heard) < millis(INITIATION_INTERVAL))
+        {
+            return Err(HandshakeError::TooSoon);
+        }
+        let session = Arc::clone(&self.session);
+        let mut batch = session.lock(now.instant);
+        let own = self.advance(&mut batch, out);
+        match batch.state.tunnel.handle(datagram) {
+            Ok(response) => {
+                // The engine accepts a time stamp only once and only if it is newer than the last: this was no replay, and
+                // the peer may have moved. What the engine wanted to send itself is void.
+                batch
+                    .state
+                    .keypairs
+                    .insert(index_at(&response, 4), Role::Responder, now.millis);
+                batch.roam(from);
+                batch.note_received(datagram.len());
+                batch.note_sent(response.len());
+                self.heard = Some(now.millis);
+                self.shaken = Some(now.millis);
+                self.waiting = false;
+                if let Some(attempt) = &mut self.attempt {
+                    attempt.next = attempt.next.max(now.millis + millis(REKEY_TIMEOUT));
+                }
+                out.transmits.push_back(Transmit {
+                    endpoint: from,
+                    payload: response,
+                });
+                self.visit_locked(&mut batch, now, out);
+                Ok(())
+            }
+            Err(error) => {
+                if let Some(initiation) = own
+                    && let Some(endpoint) = batch.endpoint()
+                {
+                    let attempt = Attempt {
+                        phase: Phase::Asking,
+                        started: now.millis,
+                        tries: 0,
+                        next: now.millis,
+                    };
+                    self.attempt.get_or_insert(attempt);
+                    self.send_initiation(&mut batch, initiation, endpoint, now, out);
+                }
+                self.visit_locked(&mut batch, now, out);
+                Err(error)
+            }
+        }
+    }
+
+    /// A response to an initiation of ours.
+    pub(crate) fn handle_response(
+        &mut self,
+        from: Endpoint,
+        datagram: &[u8],
+        now: Now,
+        out: &mut Outputs,
+    ) -> Result<(), HandshakeError> {
+        let session = Arc::clone(&self.session);
+        let mut batch = session.lock(now.instant);
+        let keepalive = batch.state.tunnel.handle(datagram)?;
+        let index = index_at(datagram, 8);
+        batch
+            .state
+            .keypairs
+            .insert(index, Role::Initiator, now.millis);
+        if let Some(keypair) = batch.state.keypairs.current_mut() {
+            keypair.sent = 1;
+        }
+        batch.fresh();
+        batch.roam(from);
+        batch.note_received(datagram.len());
+        batch.note_sent(keepalive.len());
+        let sent = self
+            .initiations
+            .iter()
+            .flatten()
+            .find(|sent| sent.0 == index);
+        let rtt = sent.map(|sent| now.instant.saturating_duration_since(sent.1));
+        if self.initiations[0].is_some_and(|last| last.0 == index) {
+            self.waiting = false;
+        }
+        self.conclude(now);
+        out.transmits.push_back(Transmit {
+            endpoint: from,
+            payload: keepalive,
+        });
+        self.report(rtt, out);
+        self.visit_locked(&mut batch, now, out);
+        Ok(())
+    }
+
+    /// A cookie for the next initiation. It proves nothing about where the peer is, so nothing roams.
+    pub(crate) fn handle_cookie(&self, datagram: &[u8], now: Now) -> Result<(), HandshakeError> {
+        self.session
+            .lock(now.instant)
+            .state
+            .tunnel
+            .handle(datagram)
+            .map(|_| ())
+    }
+
+    fn heed_signals(&mut self, batch: &mut Batch<'_>, now: Now, out: &mut Outputs) {
+        let signals = batch.take_pending();
+        if signals.confirmed {
+            self.conclude(now);
+        }
+        if signals.roamed
+            && let Some(endpoint) = batch.endpoint()
+        {
+            out.events.push_back(Event::Roamed {
+                peer: *self.session.key(),
+                endpoint,
+            });
+        }
+    }
+
+    /// There is a new keypair: no initiation is wanted any more, except to settle one that the engine waits for.
+    fn conclude(&mut self, now: Now) {
+        if self.waiting
+            && let Some(attempt) = &mut self.attempt
+        {
+            attempt.phase = Phase::Settling;
+            attempt.next =
+                (attempt.started + millis(SETTLE_TIME)).max(now.millis + millis(REKEY_TIMEOUT));
+        } else {
+            self.attempt = None;
+        }
+    }
+
+    fn drop_old_keys(&mut self, batch: &mut Batch<'_>, now: Now, out: &mut Outputs) {
+        if !batch
+            .state
+            .keypairs
+            .current()
+            .is_some_and(|keypair| keypair.is_alive(now.millis))
+        {
+            batch.lapse();
+        }
+        if batch
+            .state
+            .keypairs
+            .newest()
+            .is_some_and(|born| born + millis(KEY_LIFETIME + KEY_LIFETIME_SLACK) <= now.millis)
+        {
+            if let Some(initiation) = self.advance(batch, out)
+                && let Some(endpoint) = batch.endpoint()
+            {
+                let attempt = Attempt {
+                    phase: Phase::Asking,
+                    started: now.millis,
+                    tries: 0,
+                    next: now.millis,
+                };
+                self.attempt.get_or_insert(attempt);
+                self.send_initiation(batch, initiation, endpoint, now, out);
+            }
+            batch.state.keypairs.clear();
+        }
+    }
+
+    fn report(&mut self, rtt: Option<Duration>, out: &mut Outputs) {
+        let established = self.session.is_established();
+        if established != self.up {
+            self.up = established;
+            let peer = *self.session.key();
+            out.events.push_back(if established {
+                Event::Established { peer, rtt }
+            } else {
+                Event::Closed { peer }
+            });
+        }
+    }
+
+    /// Whether there is a reason for a handshake, besides an attempt that goes on.
+    fn wants_handshake(&self, state: &State, now: Now) -> bool {
+        let silent = self
+            .silence_deadline(state)
+            .is_some_and(|due| due <= now.millis);
+        let absent = self.upkeep == Upkeep::Always
+            && !self.session.is_established()
+            && self.attempt.is_none();
+        silent
+            || absent
+            || state.renewal
+            || self
+                .renewal_deadline(state)
+                .is_some_and(|due| due <= now.millis)
+    }
+
+    fn begin(&mut self, batch: &mut Batch<'_>, now: Now, out: &mut Outputs) {
+        batch.state.unanswered = None;
+        let next = self.shaken.map_or(now.millis, |sent| {
+            now.millis.max(sent + millis(REKEY_TIMEOUT))
+        });
+        match &mut self.attempt {
+            None => {
+                self.attempt = Some(Attempt {
+                    phase: Phase::Asking,
+                    started: next,
+                    tries: 0,
+                    next,
+                })
+            }
+            Some(attempt) if attempt.phase == Phase::Settling => {
+                attempt.phase = Phase::Asking;
+                attempt.next = attempt.next.min(next);
+            }
+            Some(attempt) => {
+                attempt.next = attempt.next.min(if attempt.is_patient(now.millis) {
+                    next
+                } else {
+                    u64::MAX
+                })
+            }
+        }
+        if self
+            .attempt
+            .is_some_and(|attempt| attempt.next <= now.millis)
+        {
+            self.retry(batch, now, out);
+        }
+    }
+
+    /// The next initiation of an attempt is due.
+    fn retry(&mut self, batch: &mut Batch<'_>, now: Now, out: &mut Outputs) {
+        let Some(attempt) = self.attempt else { return };
+        let peer = *self.session.key();
+        let patient = attempt.is_patient(now.millis);
+        if attempt.tries > 0 && (patient || attempt.tries.is_multiple_of(TRIES_PER_UNANSWERED)) {
+            out.events.push_back(Event::Unanswered { peer });
+        }
+        if patient && self.upkeep == Upkeep::OnDemand {
+            self.attempt = None;
+            batch.state.renewal = false;
+            batch.state.unanswered = None;
+            batch.state.owed = None;
+            return;
+        }
+        if attempt.tries > 0 {
+            batch.forget_source();
+        }
+        let Some(endpoint) = self.candidate(batch.endpoint(), attempt.tries) else {
+            out.events.push_back(Event::Unanswered { peer });
+            let next = now.millis + millis(PATIENT_RETRY) + out.rng.jitter(JITTER);
+            self.attempt = Some(Attempt {
+                phase: Phase::Homeless,
+                next,
+                ..attempt
+            });
+            return;
+        };
+        let initiation = match self.advance(batch, out) {
+            Some(initiation) => initiation,
+            None => batch.state.tunnel.initiate(now.instant),
+        };
+        self.send_initiation(batch, initiation, endpoint, now, out);
+    }
+
+    fn send_initiation(
+        &mut self,
+        batch: &mut Batch<'_>,
+        initiation: Vec<u8>,
+        endpoint: Endpoint,
+        now: Now,
+        out: &mut Outputs,
+    ) {
+        self.initiations = [
+            Some((index_at(&initiation, 4), now.instant)),
+            self.initiations[0],
+        ];
+        self.waiting = true;
+        self.shaken = Some(now.millis);
+        self.jitter = out.rng.jitter(JITTER);
+        if let Some(attempt) = &mut self.attempt {
+            let pause = if attempt.is_patient(now.millis) {
+                PATIENT_RETRY
+            } else {
+                REKEY_TIMEOUT
+            };
+            attempt.phase = Phase::Asking;
+            attempt.tries = attempt.tries.saturating_add(1);
+            attempt.next = now.millis + millis(pause) + self.jitter;
+        }
+        batch.note_sent(initiation.len());
+        out.transmits.push_back(Transmit {
+            endpoint,
+            payload: initiation,
+        });
+    }
+
+    /// Where the next initiation goes: to the endpoint that worked last, then in turn to every one that is known.
+    fn candidate(&mut self, proven: Option<Endpoint>, tries: u32) -> Option<Endpoint> {
+        if let Some(endpoint) = proven
+            && (tries < TRIES_AT_PROVEN || self.endpoints.is_empty())
+        {
+            return Some(endpoint);
+        }
+        let turn = self
+            .turn
+            .checked_rem(self.endpoints.len() + usize::from(proven.is_some()))?;
+        self.turn = turn + 1;
+        match self.endpoints.get(turn) {
+            Some(remote) => Some(Endpoint::unproven(*remote)),
+            None => proven,
+        }
+    }
+
+    /// Lets the engine's clock catch up; returns an initiation if the engine made one of its own accord.
+    fn advance(&mut self, batch: &mut Batch<'_>, out: &mut Outputs) -> Option<Vec<u8>> {
+        let state = &mut *batch.state;
+        let advanced = state.tunnel.advance();
+        state.keypairs.advance();
+        if matches!(advanced, Advanced::Wiped) {
+            state.keypairs.clear();
+            self.waiting = false;
+            batch.lapse();
+        } else if state.keypairs.current().is_some() && !state.tunnel.has_current() {
+            state.keypairs.forget_current();
+            batch.lapse();
+        }
+        match advanced {
+            Advanced::Message(message) if message.first() == Some(&1) => Some(message),
+            Advanced::Message(message) => {
+                if let Some(endpoint) = batch.endpoint() {
+                    batch.note_sent(message.len());
+                    out.transmits.push_back(Transmit {
+                        endpoint,
+                        payload: message,
+                    });
+                }
+                None
+            }
+            Advanced::Nothing | Advanced::Wiped => None,
+        }
+    }
+
+    /// Sends an empty packet, or asks for a session to send one with.
+    fn send_keepalive(&mut self, batch: &mut Batch<'_>, now: Now, out: &mut Outputs) {
+        let mut payload = vec![0; OVERHEAD];
+        match (batch.endpoint(), batch.seal(&[], 0, &mut payload)) {
+            (Some(endpoint), Ok(_)) => out.transmits.push_back(Transmit { endpoint, payload }),
+            (None, Ok(_)) | (_, Err(_)) => self.begin(batch, now, out),
+        }
+    }
+
+    fn silence_deadline(&self, state: &State) -> Option<u64> {
+        state
+            .unanswered
+            .map(|since| since + millis(SILENCE_TIMEOUT) + self.jitter)
+    }
+
+    fn persistent_deadline(&self, state: &State) -> Option<u64> {
+        let interval = self.persistent_keepalive?;
+        if !self.session.is_established() && self.attempt.is_some() {
+            return None;
+        }
+        Some(
+            state
+                .sent
+                .max(state.received)
+                .map_or(0, |last| last + interval),
+        )
+    }
+
+    /// When an idle session that is wanted always is renewed.
+    fn renewal_deadline(&self, state: &State) -> Option<u64> {
+        if self.upkeep == Upkeep::OnDemand || self.attempt.is_some() {
+            return None;
+        }
+        state.keypairs.current().map(|keypair| {
+            keypair.born
+                + millis(match keypair.role {
+                    Role::Initiator => REKEY_AFTER_TIME,
+                    Role::Responder => RENEW_AS_RESPONDER,
+                })
+        })
+    }
+
+    fn next_deadline(&self, state: &State, now: Now) -> Option<(u64, &'static str)> {
+        let expiry = state
+            .keypairs
+            .current()
+            .filter(|_| self.session.is_established());
+        [
+            (self.attempt.map(|attempt| attempt.next), "handshake retry"),
+            (
+                state
+                    .watched
+                    .then_some(now.millis + millis(KEEPALIVE_TIMEOUT)),
+                "session in use",
+            ),
+            (self.silence_deadline(state), "peer is silent"),
+            (
+                state.owed.map(|since| since + millis(KEEPALIVE_TIMEOUT)),
+                "keepalive owed",
+            ),
+            (self.persistent_deadline(state), "persistent keepalive"),
+            (self.renewal_deadline(state), "session renewal"),
+            (
+                expiry.map(|keypair| keypair.born + millis(REJECT_AFTER_TIME)),
+                "session expiry",
+            ),
+            (
+                state
+                    .keypairs
+                    .newest()
+                    .map(|born| born + millis(KEY_LIFETIME + KEY_LIFETIME_SLACK)),
+                "keys to forget",
+            ),
+        ]
+        .into_iter()
+        .filter_map(|(due, reason)| Some((due?, reason)))
+        .min_by_key(|deadline| deadline.0)
+    }
+}
+
+impl Attempt {
+    /// Whether nothing came for so long that the protocol gives up.
+    const fn is_patient(&self, now: u64) -> bool {
+        now.saturating_sub(self.started) >= millis(REKEY_ATTEMPT_TIME)
+    }
+}

@@ -1,0 +1,581 @@
+//! The data half of a session: sealing, opening, roaming. Packet threads share it with the device.
+//!
+//! There is one lock, taken by [`Session::lock`] for a batch of packets and never while another session's is held. Under it,
+//! packet threads only note what happened and when; what follows from that (keepalives, renewal) is the device's business,
+//! which learns of it through [`Signals`] when, and only when, it has to do something it does not expect yet.
+
+use std::net::Ipv6Addr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use ipnetwork::Ipv6Network;
+use parking_lot::{Mutex, MutexGuard};
+use thiserror::Error;
+
+use crate::constants::{
+    OVERHEAD, PADDING, REJECT_AFTER_MESSAGES, REKEY_AFTER_MESSAGES, REKEY_AFTER_TIME,
+    REKEY_ON_RECEIVE,
+};
+use crate::endpoint::Endpoint;
+use crate::key::PublicKey;
+use crate::keypair::{Keypairs, Role, Use};
+use crate::message::Message;
+use crate::tunnel::Tunnel;
+
+/// What the other end is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// A node of the mesh, which owns the sources of what it sends.
+    Mesh,
+    /// A stock WireGuard device, a leaf behind us.
+    Stock,
+}
+
+/// Why a packet was not sealed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum SealError {
+    /// There is no keypair to send with: a handshake has to come first.
+    #[error("no keypair to send with")]
+    NotEstablished,
+    /// The keypair has sealed as many messages as it ever may.
+    #[error("keypair is used up")]
+    Exhausted,
+    /// The output is too small for the padded packet and 32 bytes.
+    #[error("buffer is too small")]
+    Buffer,
+}
+
+impl SealError {
+    /// A short name, for counters.
+    pub const fn reason(self) -> &'static str {
+        match self {
+            Self::NotEstablished => "seal_not_established",
+            Self::Exhausted => "seal_exhausted",
+            Self::Buffer => "seal_buffer",
+        }
+    }
+}
+
+/// Why a datagram was not opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum OpenError {
+    /// It is not a data message.
+    #[error("not a data message")]
+    NotData,
+    /// Its counter is beyond what a keypair may ever reach.
+    #[error("counter is beyond the limit")]
+    Counter,
+    /// No keypair of this session has its receiver index.
+    #[error("unknown receiver index")]
+    UnknownIndex,
+    /// Its keypair is too old.
+    #[error("keypair is too old")]
+    Expired,
+    /// Its counter was seen, or is too far behind to tell.
+    #[error("replayed, or too late to tell")]
+    Replayed,
+    /// It was not sealed with the peer's key, or was changed on the way.
+    #[error("authentication failed")]
+    Forged,
+    /// It is authentic, but what is inside is not an IP packet.
+    #[error("not an IP packet inside")]
+    Malformed,
+    /// The output is too small for what is inside.
+    #[error("buffer is too small")]
+    Buffer,
+}
+
+impl OpenError {
+    /// A short name, for counters.
+    pub const fn reason(self) -> &'static str {
+        match self {
+            Self::NotData => "open_not_data",
+            Self::Counter => "open_counter",
+            Self::UnknownIndex => "open_unknown_index",
+            Self::Expired => "open_expired",
+            Self::Replayed => "open_replayed",
+            Self::Forged => "open_forged",
+            Self::Malformed => "open_malformed",
+            Self::Buffer => "open_buffer",
+        }
+    }
+}
+
+/// Whose packet came out of a session, judged by its source address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// A node's own: the source is inside the peer's allowed prefixes.
+    Owned,
+    /// A stock device's own.
+    Leaf,
+    /// Somebody else's, or not IPv6.
+    Foreign,
+}
+
+/// What a data message contained.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Opened<'a> {
+    /// Nothing: it only shows that the peer is there.
+    Keepalive,
+    /// An IP packet, without its padding.
+    Packet {
+        /// Whether the peer may send from its source address.
+        verdict: Verdict,
+        /// The packet, at the beginning of the output.
+        packet: &'a mut [u8],
+    },
+}
+
+/// What the node's loop has to hear about after a batch: then it calls [`crate::Device::handle_signal`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[must_use = "the device waits for `handle_signal` if any is set"]
+pub struct Signals {
+    /// The peer confirmed a new keypair: we may send.
+    pub confirmed: bool,
+    /// The peer was heard from another endpoint.
+    pub roamed: bool,
+    /// The session has a deadline that the device does not know of.
+    pub woke: bool,
+}
+
+impl Signals {
+    /// Whether there is anything to tell.
+    pub const fn any(self) -> bool {
+        self.confirmed || self.roamed || self.woke
+    }
+
+    const fn add(&mut self, other: Self) {
+        self.confirmed |= other.confirmed;
+        self.roamed |= other.roamed;
+        self.woke |= other.woke;
+    }
+}
+
+/// Totals since the session was added. Bytes are those of the UDP payloads.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Authentic bytes received, handshakes included.
+    pub rx_bytes: u64,
+    /// Bytes sealed or written, handshakes included.
+    pub tx_bytes: u64,
+    /// Authentic messages received.
+    pub rx_packets: u64,
+    /// Messages written.
+    pub tx_packets: u64,
+    /// Handshakes completed.
+    pub handshakes: u64,
+    /// When the last of them was.
+    pub last_handshake: Option<Instant>,
+    /// When something authentic was last received.
+    pub last_received: Option<Instant>,
+}
+
+#[derive(Debug, Default)]
+struct Totals {
+    rx_bytes: AtomicU64,
+    tx_bytes: AtomicU64,
+    rx_packets: AtomicU64,
+    tx_packets: AtomicU64,
+    handshakes: AtomicU64,
+    /// Milliseconds plus one; zero: never.
+    handshake: AtomicU64,
+    received: AtomicU64,
+}
+
+/// Adds to a total that is only written under the session's lock, so that no locked instruction is needed.
+fn add(total: &AtomicU64, amount: u64) {
+    total.store(total.load(Relaxed).wrapping_add(amount), Relaxed);
+}
+
+/// A session with one peer, as packet threads see it.
+#[derive(Debug)]
+pub struct Session {
+    key: PublicKey,
+    index: u32,
+    base: Instant,
+    kind: AtomicU8,
+    established: AtomicBool,
+    totals: Totals,
+    state: Mutex<State>,
+}
+
+/// What the lock protects. Times are milliseconds since the device's base.
+#[derive(Debug)]
+pub(crate) struct State {
+    pub(crate) tunnel: Tunnel,
+    pub(crate) keypairs: Keypairs,
+    /// Where the peer was last heard, or where somebody who knows said it is.
+    pub(crate) endpoint: Option<Endpoint>,
+    pub(crate) allowed: Vec<Ipv6Network>,
+    /// Since when data that was sent waits for any sign of the peer.
+    pub(crate) unanswered: Option<u64>,
+    /// Since when data that was received waits for anything to be sent.
+    pub(crate) owed: Option<u64>,
+    pub(crate) data_received: Option<u64>,
+    pub(crate) received: Option<u64>,
+    pub(crate) sent: Option<u64>,
+    /// Traffic asked for a new keypair.
+    pub(crate) renewal: bool,
+    /// The device will look at this session no later than its first deadline.
+    pub(crate) watched: bool,
+    /// What the device has not looked at yet.
+    pub(crate) pending: Signals,
+    /// Where a packet is padded.
+    padded: Vec<u8>,
+}
+
+impl Session {
+    pub(crate) fn new(
+        key: PublicKey,
+        kind: Kind,
+        index: u32,
+        base: Instant,
+        tunnel: Tunnel,
+        allowed: Vec<Ipv6Network>,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            key,
+            index,
+            base,
+            kind: AtomicU8::new(kind as u8),
+            established: AtomicBool::new(false),
+            totals: Totals::default(),
+            state: Mutex::new(State {
+                tunnel,
+                keypairs: Keypairs::default(),
+                endpoint: None,
+                allowed,
+                unanswered: None,
+                owed: None,
+                data_received: None,
+                received: None,
+                sent: None,
+                renewal: false,
+                watched: false,
+                pending: Signals::default(),
+                padded: Vec::new(),
+            }),
+        })
+    }
+
+    /// Whom the session is with.
+    pub const fn key(&self) -> &PublicKey {
+        &self.key
+    }
+
+    /// What the peer is.
+    pub fn kind(&self) -> Kind {
+        if self.kind.load(Relaxed) == Kind::Stock as u8 {
+            Kind::Stock
+        } else {
+            Kind::Mesh
+        }
+    }
+
+    pub(crate) fn set_kind(&self, kind: Kind) {
+        self.kind.store(kind as u8, Relaxed);
+    }
+
+    /// The upper 24 bits of every receiver index of this session (`receiver >> 8` of [`Message::Data`]), for as long as it lives.
+    pub const fn index(&self) -> u32 {
+        self.index
+    }
+
+    /// Whether there is a keypair to send with that is not too old. Read without the lock: a hint that can be late by as much
+    /// as the device is with its deadlines; [`Batch::seal`] has the last word.
+    pub fn is_established(&self) -> bool {
+        self.established.load(Relaxed)
+    }
+
+    /// Takes the lock. `now` may be the time at which the batch was read.
+    pub fn lock(&self, now: Instant) -> Batch<'_> {
+        Batch {
+            session: self,
+            state: self.state.lock(),
+            now: self.millis(now),
+            signals: Signals::default(),
+        }
+    }
+
+    /// Totals, read without the lock.
+    pub fn counters(&self) -> Counters {
+        let time = |stamp: &AtomicU64| {
+            stamp
+                .load(Relaxed)
+                .checked_sub(1)
+                .map(|millis| self.base + Duration::from_millis(millis))
+        };
+        Counters {
+            rx_bytes: self.totals.rx_bytes.load(Relaxed),
+            tx_bytes: self.totals.tx_bytes.load(Relaxed),
+            rx_packets: self.totals.rx_packets.load(Relaxed),
+            tx_packets: self.totals.tx_packets.load(Relaxed),
+            handshakes: self.totals.handshakes.load(Relaxed),
+            last_handshake: time(&self.totals.handshake),
+            last_received: time(&self.totals.received),
+        }
+    }
+
+    fn millis(&self, now: Instant) -> u64 {
+        millis(self.base, now)
+    }
+}
+
+/// Milliseconds from `base` to `now`, zero if `now` is earlier.
+pub(crate) fn millis(base: Instant, now: Instant) -> u64 {
+    u64::try_from(now.saturating_duration_since(base).as_millis()).unwrap_or(u64::MAX)
+}
+
+const fn as_millis(duration: Duration) -> u64 {
+    duration.as_millis() as u64
+}
+
+/// A session, locked for a batch of packets.
+#[derive(Debug)]
+pub struct Batch<'a> {
+    session: &'a Session,
+    pub(crate) state: MutexGuard<'a, State>,
+    now: u64,
+    signals: Signals,
+}
+
+impl Batch<'_> {
+    /// Where to send what is sealed; `None` until the peer was heard from or [`Self::set_endpoint`] was called.
+    pub fn endpoint(&self) -> Option<Endpoint> {
+        self.state.endpoint
+    }
+
+    /// Says where the peer is, by better knowledge than its packets give.
+    pub fn set_endpoint(&mut self, endpoint: Endpoint) {
+        self.state.endpoint = Some(endpoint);
+    }
+
+    /// Stops asking for the source address that was last used, because the kernel says it is not ours any more.
+    pub fn forget_source(&mut self) {
+        if let Some(endpoint) = &mut self.state.endpoint {
+            endpoint.local = None;
+        }
+    }
+
+    /// Seals `packet` (empty: a keepalive) into a whole datagram in `out` and returns its length. The packet is padded to a
+    /// multiple of 16 bytes, but never beyond `mtu`, so that the datagram is never longer than `mtu + 32` unless the packet
+    /// is longer than `mtu` itself.
+    ///
+    /// # Errors
+    /// See [`SealError`]; nothing was used up then.
+    pub fn seal(&mut self, packet: &[u8], mtu: usize, out: &mut [u8]) -> Result<usize, SealError> {
+        let state = &mut *self.state;
+        let Some(keypair) = state
+            .keypairs
+            .current()
+            .filter(|keypair| keypair.is_alive(self.now))
+        else {
+            self.lapse();
+            return Err(SealError::NotEstablished);
+        };
+        if keypair.sent >= REJECT_AFTER_MESSAGES {
+            self.lapse();
+            return Err(SealError::Exhausted);
+        }
+        let padded = packet
+            .len()
+            .next_multiple_of(PADDING)
+            .min(mtu)
+            .max(packet.len());
+        if out.len() < padded + OVERHEAD {
+            return Err(SealError::Buffer);
+        }
+        let sealed = if padded == packet.len() {
+            state.tunnel.seal(packet, out)
+        } else {
+            state.padded.clear();
+            state.padded.extend_from_slice(packet);
+            state.padded.resize(padded, 0);
+            state.tunnel.seal(&state.padded, out)
+        };
+        let length = match sealed {
+            Ok(length) => length,
+            Err(error) => {
+                state.keypairs.clear();
+                self.lapse();
+                return Err(error);
+            }
+        };
+        let Some(keypair) = state.keypairs.current_mut() else {
+            return Err(SealError::NotEstablished);
+        };
+        keypair.sent += 1;
+        let stale =
+            keypair.role == Role::Initiator && keypair.age(self.now) >= as_millis(REKEY_AFTER_TIME);
+        if stale || keypair.sent >= REKEY_AFTER_MESSAGES {
+            self.want_renewal();
+        }
+        self.note_sent(length);
+        if !packet.is_empty() && self.state.unanswered.is_none() {
+            self.state.unanswered = Some(self.now);
+            self.wake();
+        }
+        Ok(length)
+    }
+
+    /// Opens a data message that came from `from` into `out`, which needs room for the datagram less 16 bytes. An authentic one
+    /// moves the session's endpoint to `from`.
+    ///
+    /// # Errors
+    /// See [`OpenError`]. Apart from [`OpenError::Malformed`], nothing has changed then.
+    pub fn open<'a>(
+        &mut self,
+        from: Endpoint,
+        datagram: &[u8],
+        out: &'a mut [u8],
+    ) -> Result<Opened<'a>, OpenError> {
+        let Some(Message::Data { receiver, counter }) = Message::of(datagram) else {
+            return Err(OpenError::NotData);
+        };
+        if counter >= REJECT_AFTER_MESSAGES {
+            return Err(OpenError::Counter);
+        }
+        let state = &mut *self.state;
+        let keypair = state
+            .keypairs
+            .find(receiver)
+            .ok_or(OpenError::UnknownIndex)?;
+        if !keypair.is_alive(self.now) {
+            return Err(OpenError::Expired);
+        }
+        if out.len() < datagram.len() - 16 {
+            return Err(OpenError::Buffer);
+        }
+        let opened = state.tunnel.open(datagram, out);
+        if !matches!(opened, Ok(_) | Err(OpenError::Malformed)) {
+            return Err(opened.err().unwrap_or(OpenError::Forged));
+        }
+        // The engine switched to this keypair, if it is the newer one.
+        if state.keypairs.used(receiver) == Use::Confirmed {
+            self.fresh();
+            self.signals.confirmed = true;
+        }
+        self.roam(from);
+        self.note_received(datagram.len());
+        let late = |state: &State, now| {
+            let initiated = state
+                .keypairs
+                .current()
+                .filter(|keypair| keypair.role == Role::Initiator);
+            initiated.is_some_and(|keypair| keypair.age(now) >= as_millis(REKEY_ON_RECEIVE))
+        };
+        if late(&self.state, self.now) {
+            self.want_renewal();
+        }
+        let packet = &mut out[..opened?];
+        if packet.is_empty() {
+            return Ok(Opened::Keepalive);
+        }
+        self.state.data_received = Some(self.now);
+        if self.state.owed.is_none() {
+            self.state.owed = Some(self.now);
+            self.wake();
+        }
+        let verdict = match (source(packet), self.session.kind()) {
+            (Some(source), kind)
+                if self
+                    .state
+                    .allowed
+                    .iter()
+                    .any(|prefix| prefix.contains(source)) =>
+            {
+                match kind {
+                    Kind::Mesh => Verdict::Owned,
+                    Kind::Stock => Verdict::Leaf,
+                }
+            }
+            _ => Verdict::Foreign,
+        };
+        Ok(Opened::Packet { verdict, packet })
+    }
+
+    /// Gives the lock back and says what the node's loop must hear about.
+    pub fn finish(self) -> Signals {
+        self.signals
+    }
+
+    /// All that was noted since the device last looked.
+    pub(crate) fn take_pending(&mut self) -> Signals {
+        let mut pending = std::mem::take(&mut self.state.pending);
+        pending.add(std::mem::take(&mut self.signals));
+        pending
+    }
+
+    /// A handshake gave a keypair to send with: what was asked for has happened.
+    pub(crate) fn fresh(&mut self) {
+        let totals = &self.session.totals;
+        self.session.established.store(true, Relaxed);
+        totals.handshake.store(self.now + 1, Relaxed);
+        add(&totals.handshakes, 1);
+        self.state.renewal = false;
+    }
+
+    /// There is nothing to send with any more; the device is told once.
+    pub(crate) fn lapse(&mut self) {
+        self.state.renewal = false;
+        if self.session.established.swap(false, Relaxed) {
+            self.signals.woke = true;
+        }
+    }
+
+    /// The peer was heard at `from`.
+    pub(crate) fn roam(&mut self, from: Endpoint) {
+        if self.state.endpoint != Some(from) {
+            let remote = self.state.endpoint.map(|endpoint| endpoint.remote);
+            self.signals.roamed |= remote != Some(from.remote);
+            self.state.endpoint = Some(from);
+        }
+    }
+
+    /// Something authenticated of `length` bytes was written.
+    pub(crate) fn note_sent(&mut self, length: usize) {
+        add(&self.session.totals.tx_bytes, length as u64);
+        add(&self.session.totals.tx_packets, 1);
+        self.state.sent = Some(self.now);
+        self.state.owed = None;
+    }
+
+    /// Something authentic of `length` bytes was received.
+    pub(crate) fn note_received(&mut self, length: usize) {
+        let totals = &self.session.totals;
+        add(&totals.rx_bytes, length as u64);
+        add(&totals.rx_packets, 1);
+        totals.received.store(self.now + 1, Relaxed);
+        self.state.received = Some(self.now);
+        self.state.unanswered = None;
+    }
+
+    fn want_renewal(&mut self) {
+        if !self.state.renewal {
+            self.state.renewal = true;
+            self.signals.woke = true;
+        }
+    }
+
+    /// A deadline was set: the device must hear of it, unless it is going to look before that anyway.
+    fn wake(&mut self) {
+        if !self.state.watched {
+            self.state.watched = true;
+            self.signals.woke = true;
+        }
+    }
+}
+
+impl Drop for Batch<'_> {
+    /// The signals stay for the device to look at, even if the batch was not finished.
+    fn drop(&mut self) {
+        let signals = self.signals;
+        self.state.pending.add(signals);
+    }
+}
+
+fn source(packet: &[u8]) -> Option<Ipv6Addr> {
+    let source: &[u8; 16] = packet.get(8..24)?.first_chunk()?;
+    (packet.len() >= 40 && packet[0] >> 4 == 6).then(|| Ipv6Addr::from(*source))
+}
