@@ -579,3 +579,105 @@ fn source(packet: &[u8]) -> Option<Ipv6Addr> {
     let source: &[u8; 16] = packet.get(8..24)?.first_chunk()?;
     (packet.len() >= 40 && packet[0] >> 4 == 6).then(|| Ipv6Addr::from(*source))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::key::PrivateKey;
+    use crate::tunnel::Factory;
+
+    const MTU: usize = 1420;
+
+    /// Two sessions that agreed on a keypair, without a device.
+    fn agreed(base: Instant) -> (Arc<Session>, Arc<Session>) {
+        let keys = [1, 2].map(|byte| PrivateKey::from_bytes([byte << 3; 32]));
+        let [a, b] = [(0, 1), (1, 0)].map(|(own, other): (usize, usize)| {
+            let peer = keys[other].public();
+            let tunnel = Factory::boringtun(keys[own].clone()).make(&peer, None, 5, 1);
+            Session::new(peer, Kind::Mesh, 5, base, tunnel, Vec::new())
+        });
+        {
+            let (mut a, mut b) = (a.lock(base), b.lock(base));
+            let initiation = a.state.tunnel.initiate(base);
+            let response = b.state.tunnel.handle(&initiation).unwrap();
+            a.state.tunnel.handle(&response).unwrap();
+            a.state.keypairs.insert(0x501, Role::Initiator, 0);
+            b.state.keypairs.insert(0x501, Role::Responder, 0);
+            a.fresh();
+        }
+        (a, b)
+    }
+
+    fn base() -> Instant {
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "some instant has to be the first"
+        )]
+        Instant::now()
+    }
+
+    #[test]
+    fn a_keypair_is_renewed_after_2_to_the_60_messages_and_refused_at_its_limit() {
+        let now = base();
+        let (session, _) = agreed(now);
+        let mut out = [0; 64];
+        let mut seal_after = |sent| {
+            let mut batch = session.lock(now);
+            batch.state.keypairs.current_mut().unwrap().sent = sent;
+            let sealed = batch.seal(&[], MTU, &mut out);
+            (sealed, batch.finish().woke)
+        };
+        assert_eq!(seal_after(REKEY_AFTER_MESSAGES - 2), (Ok(32), false));
+        assert_eq!(seal_after(REKEY_AFTER_MESSAGES - 1), (Ok(32), true));
+        assert_eq!(
+            seal_after(REJECT_AFTER_MESSAGES - 1),
+            (Ok(32), false),
+            "asked for already"
+        );
+        assert_eq!(
+            seal_after(REJECT_AFTER_MESSAGES),
+            (Err(SealError::Exhausted), true)
+        );
+        assert!(!session.is_established());
+    }
+
+    #[test]
+    fn signals_of_a_batch_that_was_not_finished_are_kept() {
+        let now = base();
+        let (a, b) = agreed(now);
+        let mut out = [0; 64];
+        assert_eq!(a.lock(now).seal(&[], MTU, &mut out), Ok(32));
+        let from = Endpoint::unproven("192.0.2.1:1".parse().unwrap());
+        let mut opened = [0; 64];
+        assert_eq!(
+            b.lock(now).open(from, &out[..32], &mut opened),
+            Ok(Opened::Keepalive)
+        );
+        let pending = b.lock(now).take_pending();
+        assert!(pending.confirmed && pending.roamed);
+        assert!(!b.lock(now).take_pending().any());
+    }
+
+    #[test]
+    fn time_before_the_base_is_the_base() {
+        let now = base();
+        assert_eq!(millis(now + Duration::from_secs(1), now), 0);
+        assert_eq!(millis(now, now + Duration::from_millis(1500)), 1500);
+    }
+
+    #[test]
+    fn an_engine_that_lost_its_keys_emits_no_handshake() {
+        let now = base();
+        let (a, _) = agreed(now);
+        let key = PrivateKey::from_bytes([9; 32]);
+        let mut batch = a.lock(now);
+        batch.state.tunnel = Factory::boringtun(key).make(a.key(), None, 5, 1);
+        let mut out = [0; 256];
+        assert_eq!(
+            batch.seal(&[0x60; 64], MTU, &mut out),
+            Err(SealError::NotEstablished)
+        );
+        assert!(batch.finish().woke);
+        assert!(!a.is_established());
+    }
+}

@@ -49,7 +49,7 @@ pub fn secs(seconds: u64) -> Duration {
 
 pub fn private(node: usize) -> PrivateKey {
     let mut bytes = [0x40; 32];
-    bytes[..8].copy_from_slice(&(node as u64 + 1).to_le_bytes());
+    bytes[8..16].copy_from_slice(&(node as u64 + 1).to_le_bytes());
     PrivateKey::from_bytes(bytes)
 }
 
