@@ -272,13 +272,17 @@ impl Entry {
         let own = self.advance(&mut batch, out);
         match batch.state.tunnel.handle(datagram) {
             Ok(response) => {
-                // The engine accepts a time stamp only once and only if it is newer than the last: this was no replay, and
-                // the peer may have moved. What the engine wanted to send itself is void.
+                // The engine accepts only time stamps newer than the last it saw, but after a restart of ours it saw none:
+                // this may be a replay. So it is answered where it came from and says where to try while there is no session,
+                // but it does not move one that works: the first message on the new keypair does. What the engine wanted to
+                // send itself is void.
+                if !session.is_established() {
+                    batch.roam(from);
+                }
                 batch
                     .state
                     .keypairs
                     .insert(index_at(&response, 4), Role::Responder, now.millis);
-                batch.roam(from);
                 batch.note_received(datagram.len());
                 batch.note_sent(response.len());
                 self.heard = Some(now.millis);

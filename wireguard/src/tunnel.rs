@@ -26,11 +26,12 @@
 //!    and drops it (the device's retries replace it). The queue holds 256 packets at most and is never sent.
 //! 6. **Guards in front.** Counters above the limit (they panic or reset the window), points of low order in keys and
 //!    handshake messages, wrong lengths: refused before they come here. The limiter is told never to be under load.
-//! 7. `Tunn::new` panics if the system clock is before 1970, which Linux does not allow it to be.
-
-use std::time::Instant;
+//! 7. An initiation is accepted if its time stamp is newer than the last one *this* engine saw, so a new engine (restart, other
+//!    preshared key) accepts one old initiation. It cannot be completed, and must not move the endpoint of a session that works.
+//! 8. `Tunn::new` panics if the system clock is before 1970, which Linux does not allow it to be.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use boringtun::noise::errors::WireGuardError;
 use boringtun::noise::handshake::parse_handshake_anon;

@@ -341,6 +341,47 @@ both_engines! {
         assert_eq!(closed(&lab.nodes[0].events), 0);
     }
 
+    fn who_has_just_answered_does_not_ask(engine: Engine) {
+        let mut lab = Lab::pair(engine);
+        lab.initiate(0, 1);
+        lab.run(Duration::from_millis(15));
+        lab.air.clear();
+        lab.cut(0, 1);
+        lab.initiate(1, 0);
+        lab.run(Duration::from_millis(4_900));
+        assert_eq!(lab.times(1, 1).len(), 0);
+        lab.run(Duration::from_millis(500));
+        assert_eq!(lab.times(1, 1).len(), 1, "but if nothing is confirmed in 5 s, it does");
+    }
+
+    fn a_keepalive_is_in_time_although_the_session_was_in_use(engine: Engine) {
+        let mut lab = Lab::connected(engine);
+        lab.sent.clear();
+        lab.send(1, 0).unwrap();
+        lab.run(secs(1));
+        lab.send(0, 1).unwrap();
+        lab.run(secs(20));
+        let times = lab.times(1, 4);
+        assert_eq!(times.len(), 2, "{times:?}");
+        assert!((11.0..11.2).contains(&times[1]), "{times:?}");
+    }
+
+    fn a_round_trip_of_seven_seconds_makes_no_endless_handshakes(engine: Engine) {
+        let mut lab = Lab::pair(engine);
+        lab.latency = Duration::from_millis(3_500);
+        lab.initiate(0, 1);
+        lab.run(secs(20));
+        for _ in 0..300 {
+            lab.send(0, 1).unwrap();
+            lab.send(1, 0).unwrap();
+            lab.run(secs(1));
+        }
+        lab.run(secs(4));
+        assert_eq!((lab.nodes[0].inbox.len(), lab.nodes[1].inbox.len()), (300, 300));
+        let handshakes = lab.times(0, 1).len() + lab.times(1, 1).len();
+        assert!(handshakes <= 8, "{handshakes} in 324 s");
+    }
+
     fn an_idle_device_has_no_deadline_but_expiry(engine: Engine) {
         let mut lab = Lab::connected(engine);
         lab.nodes[0].timeouts = 0;

@@ -91,7 +91,24 @@ both_engines! {
         assert_eq!(lab.endpoint(1, 0), Some(underlay(0)));
     }
 
-    fn a_fresh_initiation_moves_the_endpoint_of_an_established_session(engine: Engine) {
+    fn an_old_initiation_replayed_after_our_restart_does_not_move_a_session(engine: Engine) {
+        let mut lab = Lab::connected(engine);
+        let initiation = lab.last(0, 1);
+        lab.run(secs(10));
+        lab.nodes[1].device = device(engine, 1, 88);
+        lab.add(1, peer(0));
+        lab.initiate(1, 0);
+        lab.run(secs(1));
+        assert!(lab.session(1, 0).is_established());
+        assert_eq!(lab.handshake(1, at(elsewhere()), &initiation), Ok(()), "it cannot know");
+        lab.drain(1);
+        assert_eq!(lab.endpoint(1, 0), Some(underlay(0)));
+        lab.send(1, 0).unwrap();
+        lab.run(secs(1));
+        assert_eq!(lab.nodes[0].inbox.len(), 1);
+    }
+
+    fn a_peer_that_restarted_elsewhere_is_followed(engine: Engine) {
         let mut lab = Lab::connected(engine);
         lab.run(secs(10));
         lab.nodes[0].at = elsewhere();

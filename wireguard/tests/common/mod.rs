@@ -18,7 +18,6 @@ use wireguard::{
 };
 
 pub const MTU: usize = 1420;
-const LATENCY: Duration = Duration::from_millis(10);
 
 /// Which engine the devices use.
 #[derive(Clone, Copy, Debug)]
@@ -111,6 +110,8 @@ pub struct Node {
 pub struct Lab {
     pub start: Instant,
     pub now: Instant,
+    /// One way.
+    pub latency: Duration,
     pub nodes: Vec<Node>,
     pub air: VecDeque<Flight>,
     /// All that was sent: when after the start, by which node, what.
@@ -141,6 +142,7 @@ impl Lab {
         Self {
             start,
             now: start,
+            latency: Duration::from_millis(10),
             nodes,
             air: VecDeque::new(),
             sent: Vec::new(),
@@ -213,7 +215,7 @@ impl Lab {
             from: self.nodes[node].at,
             to,
             payload: out,
-            arrival: self.now + LATENCY,
+            arrival: self.now + self.latency,
         })
     }
 
@@ -237,7 +239,7 @@ impl Lab {
 
     pub fn drain(&mut self, node: usize) {
         while let Some(transmit) = self.nodes[node].device.poll_transmit() {
-            let (from, arrival) = (self.nodes[node].at, self.now + LATENCY);
+            let (from, arrival) = (self.nodes[node].at, self.now + self.latency);
             self.launch(
                 node,
                 Flight {
