@@ -14,7 +14,7 @@ pub mod clock;
 pub mod offload;
 pub mod poll;
 pub mod tun;
-//UDP
+pub mod udp;
 pub mod wake;
 
 #[cfg(test)]

@@ -37,6 +37,15 @@ pub(crate) fn in_namespace_async<F: Future<Output = ()>>(test: impl FnOnce() -> 
 }
 
 fn set_loopback_up() -> io::Result<()> {
+    configure_loopback(libc::SIOCSIFFLAGS, |request| {
+        request.ifr_ifru.ifru_flags = libc::IFF_UP as libc::c_short
+    })
+}
+
+fn configure_loopback(
+    operation: libc::c_ulong,
+    fill: impl FnOnce(&mut libc::ifreq),
+) -> io::Result<()> {
     // SAFETY: socket takes no pointers.
     let fd =
         check(unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) })?;
@@ -46,8 +55,12 @@ fn set_loopback_up() -> io::Result<()> {
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     request.ifr_name[0] = b'l' as libc::c_char;
     request.ifr_name[1] = b'o' as libc::c_char;
-    request.ifr_ifru.ifru_flags = libc::IFF_UP as libc::c_short;
-    // SAFETY: SIOCSIFFLAGS reads one ifreq, which lives through the call.
-    check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) })
-        .map(drop)
+    fill(&mut request);
+    // SAFETY: these requests read one ifreq, which lives through the call.
+    check(unsafe { libc::ioctl(socket.as_raw_fd(), operation, &raw const request) }).map(drop)
+}
+
+/// Sets the MTU of `lo`, both families.
+pub(crate) fn set_loopback_mtu(mtu: i32) -> io::Result<()> {
+    configure_loopback(libc::SIOCSIFMTU, |request| request.ifr_ifru.ifru_mtu = mtu)
 }

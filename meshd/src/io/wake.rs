@@ -20,18 +20,16 @@ impl Wake {
         // SAFETY: eventfd takes no pointers.
         let fd = check(unsafe { libc::eventfd(0, libc::EFD_NONBLOCK | libc::EFD_CLOEXEC) })?;
         // SAFETY: the descriptor was just made and nobody else owns it.
-        Ok(Self {
-            fd: unsafe { OwnedFd::from_raw_fd(fd) },
-        })
+        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+        Ok(Self { fd })
     }
 
     /// Makes the descriptor readable. Never blocks.
     pub fn wake(&self) -> io::Result<()> {
         let one = 1u64.to_ne_bytes();
         // SAFETY: the buffer is valid for the eight bytes given.
-        match check(
-            unsafe { libc::write(self.fd.as_raw_fd(), one.as_ptr().cast(), one.len()) } as i64,
-        ) {
+        let written = unsafe { libc::write(self.fd.as_raw_fd(), one.as_ptr().cast(), one.len()) };
+        match check(written as i64) {
             Ok(_) => Ok(()),
             // The counter is full, so the descriptor is readable already.
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
@@ -43,10 +41,9 @@ impl Wake {
     pub fn clear(&self) -> io::Result<bool> {
         let mut count = [0u8; 8];
         // SAFETY: the buffer is valid for the eight bytes given.
-        match check(unsafe {
-            libc::read(self.fd.as_raw_fd(), count.as_mut_ptr().cast(), count.len())
-        } as i64)
-        {
+        let read =
+            unsafe { libc::read(self.fd.as_raw_fd(), count.as_mut_ptr().cast(), count.len()) };
+        match check(read as i64) {
             Ok(_) => Ok(true),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
             Err(error) => Err(error),
