@@ -10,7 +10,7 @@
 #![allow(unsafe_code, reason = "system calls live here and nowhere else")]
 
 pub mod clock;
-//NL
+pub mod netlink;
 pub mod offload;
 pub mod poll;
 pub mod tun;
@@ -19,6 +19,8 @@ pub mod wake;
 
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod tests;
 
 use std::io;
 

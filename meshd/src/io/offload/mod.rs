@@ -20,7 +20,7 @@ pub const PACKET: usize = 65535;
 /// The longest frame: virtio header and packet. A buffer for [`Tun::read`](super::tun::Tun::read) holds this much.
 pub const FRAME: usize = HEADER + PACKET;
 
-const IPV6_HEADER: usize = 40;
+pub(super) const IPV6_HEADER: usize = 40;
 const UDP_HEADER: usize = 8;
 const TCP_HEADER: usize = 20;
 const TCP: u8 = 6;
@@ -129,6 +129,6 @@ fn pseudo_header(packet: &[u8], protocol: u8, length: usize) -> u64 {
 }
 
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
