@@ -14,7 +14,7 @@ pub(crate) fn in_namespace<T: Send>(test: impl FnOnce() -> T + Send) -> T {
             // SAFETY: unshare takes no pointers; without CLONE_FILES or CLONE_FS it changes nothing but this thread's
             // network namespace.
             if let Err(error) = check(unsafe { libc::unshare(libc::CLONE_NEWNET) }) {
-                panic!("cannot make a network namespace ({error}): run `unshare --user --map-root-user --net cargo nextest run -p meshd`, or run the tests as root");
+                panic!("cannot make a network namespace ({error}): run `unshare --user --map-root-user cargo nextest run -p meshd`, or run the tests as root");
             }
             set_loopback_up().unwrap();
             test()
@@ -63,4 +63,12 @@ fn configure_loopback(
 /// Sets the MTU of `lo`, both families.
 pub(crate) fn set_loopback_mtu(mtu: i32) -> io::Result<()> {
     configure_loopback(libc::SIOCSIFMTU, |request| request.ifr_ifru.ifru_mtu = mtu)
+}
+
+/// Takes all capabilities from this thread, for good.
+pub(crate) fn drop_privileges() -> io::Result<()> {
+    const LINUX_CAPABILITY_VERSION_3: u32 = 0x2008_0522;
+    let (header, none) = ([LINUX_CAPABILITY_VERSION_3, 0], [0u32; 6]);
+    // SAFETY: capset reads a header of two words and, in this version, two times three words of data.
+    check(unsafe { libc::syscall(libc::SYS_capset, header.as_ptr(), none.as_ptr()) }).map(drop)
 }

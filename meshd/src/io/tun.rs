@@ -253,7 +253,7 @@ fn open_error(step: &'static str, name: &str, source: io::Error) -> OpenError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::io::testing::in_namespace;
+    use crate::io::testing::{drop_privileges, in_namespace};
 
     #[test]
     fn a_bad_name_is_refused_before_the_kernel_sees_it() {
@@ -285,6 +285,17 @@ mod tests {
             let second = first.queue().unwrap();
             assert_eq!(first.index(), second.index());
             assert_eq!(first.read(&mut [0; 64]).unwrap(), None);
+        });
+    }
+
+    #[test]
+    fn without_privileges_the_error_says_what_is_missing() {
+        in_namespace(|| {
+            drop_privileges().unwrap();
+            assert!(matches!(
+                Tun::open("mesh0"),
+                Err(OpenError::NotPermitted { .. })
+            ));
         });
     }
 

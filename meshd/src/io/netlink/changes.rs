@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use futures_util::stream::{Stream, StreamExt};
 use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::address::AddressMessage;
 use netlink_packet_route::route::{RouteAttribute, RouteHeader, RouteMessage};
 use rtnetlink::MulticastGroup;
 use rtnetlink::packet_core::NetlinkPayload;
@@ -13,7 +14,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 
-use super::{NetlinkError, collect, is_running, table_of, underlay_address};
+use super::{NetlinkError, address_of, collect, is_running, table_of, underlay_address};
 
 /// How long changes are gathered: a new uplink comes as a burst of link, address and route messages.
 const SETTLE: Duration = Duration::from_millis(200);
@@ -182,19 +183,28 @@ impl Known {
             let before = self.running.remove(&link.header.index).unwrap_or(false);
             change.links = before && link.header.index != self.own;
         } else if let RouteNetlinkMessage::NewAddress(address) = message {
-            let (index, ip) = (address.header.index, underlay_address(address));
-            change.addresses =
-                index != self.own && ip.is_some_and(|ip| self.addresses.insert((index, ip)));
+            change.addresses = self.update_address(address, underlay_address(address).is_some());
         } else if let RouteNetlinkMessage::DelAddress(address) = message {
-            let (index, ip) = (address.header.index, underlay_address(address));
-            change.addresses =
-                index != self.own && ip.is_some_and(|ip| self.addresses.remove(&(index, ip)));
+            change.addresses = self.update_address(address, false);
         } else if let RouteNetlinkMessage::NewRoute(route) | RouteNetlinkMessage::DelRoute(route) =
             message
         {
             change.default_route = self.is_default_route(route);
         }
         change
+    }
+
+    /// Notes whether an address can be used; says whether that is new.
+    fn update_address(&mut self, message: &AddressMessage, usable: bool) -> bool {
+        let index = message.header.index;
+        let Some(ip) = address_of(message).filter(|_| index != self.own) else {
+            return false;
+        };
+        if usable {
+            self.addresses.insert((index, ip))
+        } else {
+            self.addresses.remove(&(index, ip))
+        }
     }
 
     fn is_default_route(&self, route: &RouteMessage) -> bool {

@@ -12,6 +12,7 @@ mod changes;
 
 pub use changes::{Change, Changes};
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -225,14 +226,28 @@ impl Netlink {
 
     /// The node's addresses that others on the underlay may reach, for guessing where it can be reached; sorted.
     ///
-    /// Left out: loopback, link-local and overlay addresses, addresses not (or no longer) in use.
+    /// Left out: loopback, link-local and overlay addresses, addresses not (or no longer) in use, interfaces
+    /// that are down or have no carrier.
     pub async fn local_addresses(&self) -> Result<Vec<IpAddr>, NetlinkError> {
+        let mut running = BTreeSet::new();
+        collect(
+            self.handle.link().get().execute(),
+            "list interfaces",
+            |link| {
+                if is_running(&link) {
+                    running.insert(link.header.index);
+                }
+            },
+        )
+        .await?;
         let mut addresses = Vec::new();
         collect(
             self.handle.address().get().execute(),
             "list addresses",
             |message| {
-                addresses.extend(underlay_address(&message));
+                if running.contains(&message.header.index) {
+                    addresses.extend(underlay_address(&message));
+                }
             },
         )
         .await?;
@@ -315,21 +330,29 @@ fn table_of(route: &RouteMessage) -> u32 {
     long.unwrap_or_else(|| route.header.table.into())
 }
 
-/// The address that a message is about, if others on the underlay may reach us by it.
-fn underlay_address(message: &AddressMessage) -> Option<IpAddr> {
-    let mut flags = AddressFlags::from_bits_retain(message.header.flags.bits().into());
+/// The address that a message is about.
+fn address_of(message: &AddressMessage) -> Option<IpAddr> {
     let (mut address, mut local) = (None, None);
     for attribute in &message.attributes {
-        if let AddressAttribute::Flags(long) = attribute {
-            flags |= *long;
-        } else if let AddressAttribute::Address(ip) = attribute {
+        if let AddressAttribute::Address(ip) = attribute {
             address = Some(*ip);
         } else if let AddressAttribute::Local(ip) = attribute {
             local = Some(*ip);
         }
     }
     // On a point-to-point link IFA_ADDRESS is the other end.
-    let ip = local.or(address)?;
+    local.or(address)
+}
+
+/// The address that a message is about, if others on the underlay may reach us by it.
+fn underlay_address(message: &AddressMessage) -> Option<IpAddr> {
+    let ip = address_of(message)?;
+    let mut flags = AddressFlags::from_bits_retain(message.header.flags.bits().into());
+    for attribute in &message.attributes {
+        if let AddressAttribute::Flags(long) = attribute {
+            flags |= *long;
+        }
+    }
     let unusable = AddressFlags::Tentative | AddressFlags::Dadfailed | AddressFlags::Deprecated;
     let in_overlay = matches!(ip, IpAddr::V6(ip) if BLOCK.contains(ip));
     let usable = message.header.scope == AddressScope::Universe && !flags.intersects(unusable);

@@ -236,6 +236,10 @@ fn only_addresses_that_others_may_reach_are_listed() {
             add.execute().await.unwrap();
         }
         assert_eq!(netlink.local_addresses().await.unwrap(), [v4, v6]);
+
+        let down = LinkUnspec::new_with_index(index).down().build();
+        netlink.handle.link().change(down).execute().await.unwrap();
+        assert!(netlink.local_addresses().await.unwrap().is_empty());
     });
 }
 
@@ -289,15 +293,31 @@ fn changes_of_the_underlay_are_reported_and_those_of_the_overlay_are_not() {
             })
         );
 
+        let address: IpAddr = "2001:db8::1".parse().unwrap();
+        for flags in [
+            AddressFlags::Nodad,
+            AddressFlags::Nodad | AddressFlags::Noprefixroute,
+        ] {
+            let mut add = netlink.handle.address().add(index, address, 64).replace();
+            add.message_mut()
+                .attributes
+                .push(AddressAttribute::Flags(flags));
+            add.execute().await.unwrap();
+        }
+        assert_eq!(
+            changes.next().await,
+            Some(Change {
+                addresses: true,
+                ..Change::default()
+            })
+        );
+
         // The kernel tells of this one again; it is none.
-        netlink
-            .handle
-            .address()
-            .add(index, address, 24)
-            .replace()
-            .execute()
-            .await
-            .unwrap();
+        let mut add = netlink.handle.address().add(index, address, 64).replace();
+        add.message_mut()
+            .attributes
+            .push(AddressAttribute::Flags(AddressFlags::Nodad));
+        add.execute().await.unwrap();
         let default = RouteMessageBuilder::<Ipv4Addr>::new()
             .gateway([192, 0, 2, 9].into())
             .build();

@@ -102,7 +102,11 @@ impl UdpSocket {
             )
             .map_err(failed("allow fragments on"))?;
         }
-        set(&fd, libc::SOL_UDP, libc::UDP_GRO, 1).map_err(failed("enable UDP_GRO on"))?;
+        match set(&fd, libc::SOL_UDP, libc::UDP_GRO, 1) {
+            // Kernels before Linux 5.0 hand over one datagram at a time.
+            Err(error) if error.raw_os_error() == Some(libc::ENOPROTOOPT) => {}
+            result => result.map_err(failed("enable UDP_GRO on"))?,
+        }
         for (force, polite) in [
             (libc::SO_RCVBUFFORCE, libc::SO_RCVBUF),
             (libc::SO_SNDBUFFORCE, libc::SO_SNDBUF),

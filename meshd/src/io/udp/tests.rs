@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::*;
 use crate::io::clock::Clock;
 use crate::io::poll::Poll;
-use crate::io::testing::{in_namespace, set_loopback_mtu};
+use crate::io::testing::{drop_privileges, in_namespace, set_loopback_mtu};
 
 const LOCALHOSTS: [&str; 2] = ["127.0.0.1", "::1"];
 
@@ -304,6 +304,24 @@ fn a_mark_is_set_where_it_is_allowed() {
     in_namespace(|| {
         let socket = UdpSocket::bind("0.0.0.0:0".parse().unwrap(), 0x5277).unwrap();
         assert_eq!(socket.marked(), Marked::Yes);
+    });
+}
+
+#[test]
+fn without_privileges_a_socket_works_and_says_that_it_is_not_marked() {
+    in_namespace(|| {
+        drop_privileges().unwrap();
+        let a = UdpSocket::bind("127.0.0.1:0".parse().unwrap(), 0x5277).unwrap();
+        assert_eq!(a.marked(), Marked::NotPermitted);
+        let (b, mut batch) = (bind("127.0.0.1"), SendBatch::new());
+        let message = Outgoing {
+            to: b.local_addr(),
+            source: None,
+            segment: 10,
+            data: &[7; 100],
+        };
+        assert_eq!(a.send(&mut batch, &[message]), [Outcome::Sent]);
+        assert_eq!(receive(&b, 10).len(), 1);
     });
 }
 
