@@ -15,6 +15,7 @@ pub use changes::{Change, Changes};
 use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, Ipv6Addr};
+use std::time::Duration;
 
 use futures_util::stream::{Stream, TryStreamExt};
 use ipnetwork::Ipv6Network;
@@ -52,6 +53,10 @@ pub const GSO_MAX_SIZE: u32 = 62_000;
 
 /// Copies of one stale rule that are removed before giving up. More cannot come from us.
 const STALE_RULES: usize = 16;
+
+/// How often, and how many times, a new address is looked at until the kernel has finished it: a second in all.
+const ADDRESS_STEP: Duration = Duration::from_millis(5);
+const ADDRESS_TRIES: u32 = 200;
 
 /// How the TUN interface is to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -179,6 +184,8 @@ impl Netlink {
             .await
             .map_err(failed("set the interface up"))?;
 
+        self.wait_until_local(address).await?;
+
         for (route, step) in [
             (unreachable_route(), "block the overlay elsewhere"),
             (device_route(index), "route the overlay"),
@@ -254,6 +261,28 @@ impl Netlink {
         addresses.sort_unstable();
         addresses.dedup();
         Ok(addresses)
+    }
+
+    /// The kernel finishes an address on a work queue; until then it drops the packets that are for it.
+    async fn wait_until_local(&self, address: Ipv6Addr) -> Result<(), NetlinkError> {
+        let step = "wait for the interface's address";
+        for _ in 0..ADDRESS_TRIES {
+            let to = RouteMessageBuilder::<Ipv6Addr>::new()
+                .destination_prefix(address, 128)
+                .build();
+            let mut answer = std::pin::pin!(self.handle.route().get(to).execute());
+            match answer.try_next().await {
+                Ok(Some(route)) if route.header.kind == RouteType::Local => return Ok(()),
+                Ok(_) => {}
+                Err(error) if is(&error, libc::ENETUNREACH) || is(&error, libc::EHOSTUNREACH) => {}
+                Err(error) => return Err(failed(step)(error)),
+            }
+            tokio::time::sleep(ADDRESS_STEP).await;
+        }
+        Err(NetlinkError::Kernel {
+            step,
+            source: io::ErrorKind::TimedOut.into(),
+        })
     }
 
     async fn remove_rule(&self, rule: &RuleMessage) -> Result<(), NetlinkError> {
