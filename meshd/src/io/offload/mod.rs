@@ -1,6 +1,6 @@
 //! Super-packets: what the kernel hands over and takes when a TUN device has `IFF_VNET_HDR`.
 //!
-//! [`split`] takes apart what was read, [`Coalescer`] puts together what will be written. Pure: bytes in, bytes out.
+//! [`split()`] takes apart what was read, [`Coalescer`] puts together what will be written. Pure: bytes in, bytes out.
 //! Only IPv6 is taken apart or put together, since the overlay carries nothing else.
 #![forbid(unsafe_code)]
 
@@ -35,7 +35,7 @@ pub struct VirtioHeader {
     pub needs_checksum: bool,
     /// Whether, and how, the packet is to be cut into segments.
     pub segmentation: Segmentation,
-    /// Length of all headers (a hint; [`split`] reads the packet instead).
+    /// Length of all headers (a hint; [`split()`] reads the packet instead).
     pub header_length: u16,
     /// Payload bytes in each segment but the last.
     pub segment_size: u16,

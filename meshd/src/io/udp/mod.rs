@@ -16,7 +16,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use super::check;
 
-/// Most segments in one message: `UDP_MAX_SEGMENTS` of kernels before 6.9.
+/// Most segments in one message: `UDP_MAX_SEGMENTS` (newer kernels take 128).
 pub const SEGMENTS: usize = 64;
 
 /// Most payload in one message: what fits an IPv4 packet.
