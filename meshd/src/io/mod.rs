@@ -1,0 +1,34 @@
+//! Everything that touches the kernel: all system calls and all `unsafe` of the daemon.
+//!
+//! ```text
+//!  tun ── read ──► offload::split ──► packets ─► (seal) ─► udp::send      one read = up to 64 KB = one GSO send
+//!  udp ── recv ──► segments ─► (open) ─► offload::Coalescer ──► tun::write  gathered, not copied
+//!  poll, wake, clock: how a packet thread waits, is stopped, and tells the time
+//!  netlink: addresses, routes and rules of the overlay; changes of the underlay
+//! ```
+//! Nothing here knows WireGuard, Babel or a peer: what comes in and goes out are bytes and socket addresses.
+#![allow(unsafe_code, reason = "system calls live here and nowhere else")]
+
+pub mod clock;
+pub mod netlink;
+pub mod offload;
+pub mod poll;
+pub mod tun;
+pub mod udp;
+pub mod wake;
+
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+
+use std::io;
+
+/// Turns the result of a system call that reports failure by -1 and `errno` into a `Result`.
+fn check<T: Into<i64> + Copy>(result: T) -> io::Result<T> {
+    if result.into() < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(result)
+    }
+}

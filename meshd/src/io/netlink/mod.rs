@@ -1,0 +1,449 @@
+//! The overlay's interface, routes and rules; the underlay's addresses.
+//!
+//! ```text
+//!  5270: from all to 0600::/8 fwmark 0x5277 unreachable    our own sockets never send into the overlay
+//!  5271: from all to 0600::/8 lookup 5277
+//!  table 5277: 0600::/8 dev <interface>                    while the daemon runs
+//!              unreachable 0600::/8 metric 4294967295      when it has been killed: nothing leaks to the default route
+//! ```
+//! The numbers are fixed, so that what a killed daemon left behind is recognised and replaced. Nothing is written to `/proc/sys`.
+
+mod changes;
+
+pub use changes::{Change, Changes};
+
+use std::collections::BTreeSet;
+use std::io;
+use std::net::{IpAddr, Ipv6Addr};
+use std::time::Duration;
+
+use futures_util::stream::{Stream, TryStreamExt};
+use ipnetwork::Ipv6Network;
+use netlink_packet_route::AddressFamily;
+use netlink_packet_route::address::{
+    AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressScope,
+};
+use netlink_packet_route::link::{
+    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, LinkAttribute, LinkMessage,
+};
+use netlink_packet_route::route::{RouteMessage, RouteType};
+use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
+use rtnetlink::{Handle, LinkUnspec, RouteMessageBuilder};
+
+/// The overlay: every address that is derived from a key lies in it.
+pub const BLOCK: Ipv6Network =
+    Ipv6Network::new_checked(Ipv6Addr::new(0x0600, 0, 0, 0, 0, 0, 0, 0), 8)
+        .expect("8 is a prefix length");
+
+/// The routing table that holds the overlay's routes and nothing else.
+pub const TABLE: u32 = 5277;
+
+/// The firewall mark of the daemon's underlay sockets.
+pub const MARK: u32 = 0x5277;
+
+/// Preference of the rule that keeps marked packets out of the overlay. Before [`RULE_LOOKUP`], and both before the rules of
+/// wg-quick and other VPNs, which are counted downwards from 32766.
+pub const RULE_MARKED: u32 = 5270;
+
+/// Preference of the rule that sends packets for the overlay to [`TABLE`].
+pub const RULE_LOOKUP: u32 = 5271;
+
+/// Largest super-packet that the kernel may hand to the TUN: sealed in 1,452-byte datagrams, it still fits one UDP message.
+pub const GSO_MAX_SIZE: u32 = 62_000;
+
+/// Copies of one stale rule that are removed before giving up. More cannot come from us.
+const STALE_RULES: usize = 16;
+
+/// How often, and how many times, a new address is looked at until the kernel has finished it: a second in all.
+const ADDRESS_STEP: Duration = Duration::from_millis(5);
+const ADDRESS_TRIES: u32 = 200;
+
+/// How the TUN interface is to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Interface {
+    /// Its index.
+    pub index: u32,
+    /// The node's own address, given to the interface as a /128.
+    pub address: Ipv6Addr,
+    /// Longest packet in bytes; at least 1280, what IPv6 needs.
+    pub mtu: u32,
+    /// Packets (or super-packets) that wait for the daemon before the kernel drops: 128 to 256 keep the delay low and still
+    /// take bursts.
+    pub queue_length: u32,
+}
+
+/// Why a request to the kernel failed.
+#[derive(Debug, thiserror::Error)]
+pub enum NetlinkError {
+    /// The process lacks CAP_NET_ADMIN.
+    #[error(
+        "not permitted to {step}: meshd needs CAP_NET_ADMIN (run it as root or as the systemd unit)"
+    )]
+    NotPermitted {
+        /// What was being done.
+        step: &'static str,
+    },
+    /// The kernel has no IPv6, or has it switched off for the interface.
+    #[error(
+        "cannot {step}: IPv6 is disabled; enable it with `sysctl net.ipv6.conf.all.disable_ipv6=0 net.ipv6.conf.default.disable_ipv6=0`"
+    )]
+    NoIpv6 {
+        /// What was being done.
+        step: &'static str,
+    },
+    /// The kernel refused for another reason, or could not be asked.
+    #[error("cannot {step}")]
+    Kernel {
+        /// What was being done.
+        step: &'static str,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+    /// The kernel's answer made no sense.
+    #[error("cannot {step}")]
+    Protocol {
+        /// What was being done.
+        step: &'static str,
+        /// What was wrong.
+        #[source]
+        source: rtnetlink::Error,
+    },
+}
+
+/// A connection to the kernel's routing; belongs to the network namespace of the thread that made it.
+#[derive(Debug)]
+pub struct Netlink {
+    handle: Handle,
+    connection: tokio::task::JoinHandle<()>,
+}
+
+impl Netlink {
+    /// Connects. Must be called in a tokio runtime, which then runs the connection until this is dropped.
+    pub fn new() -> Result<Self, NetlinkError> {
+        let (connection, handle, _) =
+            rtnetlink::new_connection().map_err(|source| NetlinkError::Kernel {
+                step: "open a netlink socket",
+                source,
+            })?;
+        Ok(Self {
+            handle,
+            connection: tokio::spawn(connection),
+        })
+    }
+
+    /// Makes the interface ready and routes the overlay to it. May be repeated; replaces what a killed daemon left behind.
+    pub async fn configure(&self, interface: &Interface) -> Result<(), NetlinkError> {
+        let Interface {
+            index,
+            address,
+            mtu,
+            queue_length,
+        } = *interface;
+        let links = self.handle.link();
+
+        // Before the interface is up: a link-local address, once made, stays.
+        let mode = AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(In6AddrGenMode::None)]);
+        let settings = LinkUnspec::new_with_index(index)
+            .mtu(mtu)
+            .txqueuelen(queue_length)
+            .append_extra_attribute(LinkAttribute::AfSpecUnspec(vec![mode]))
+            .build();
+        links
+            .change(settings)
+            .execute()
+            .await
+            .map_err(failed("set up the interface"))?;
+
+        let size = LinkUnspec::new_with_index(index)
+            .append_extra_attribute(LinkAttribute::GsoMaxSize(GSO_MAX_SIZE))
+            .build();
+        if let Err(error) = links.change(size).execute().await {
+            tracing::debug!(%error, "Interface keeps its own limit on super-packets");
+        }
+
+        // No duplicate detection: the address is a key's hash. No prefix route: the table has all routes.
+        let mut add = self
+            .handle
+            .address()
+            .add(index, address.into(), 128)
+            .replace();
+        let message = add.message_mut();
+        message.header.flags = AddressHeaderFlags::Nodad;
+        message.attributes.push(AddressAttribute::Flags(
+            AddressFlags::Nodad | AddressFlags::Noprefixroute,
+        ));
+        add.execute()
+            .await
+            .map_err(failed("give the interface its address"))?;
+
+        let up = LinkUnspec::new_with_index(index).up().build();
+        links
+            .change(up)
+            .execute()
+            .await
+            .map_err(failed("set the interface up"))?;
+
+        self.wait_until_local(address).await?;
+
+        for (route, step) in [
+            (unreachable_route(), "block the overlay elsewhere"),
+            (device_route(index), "route the overlay"),
+        ] {
+            self.handle
+                .route()
+                .add(route)
+                .replace()
+                .execute()
+                .await
+                .map_err(failed(step))?;
+        }
+        for rule in rules() {
+            self.remove_rule(&rule).await?;
+            let mut add = self.handle.rule().add();
+            *add.message_mut() = rule;
+            unless(libc::EEXIST, add.execute().await).map_err(failed("add a routing rule"))?;
+        }
+        Ok(())
+    }
+
+    /// Removes rules and routes; the interface goes when its descriptor is closed. What is not there is no error.
+    pub async fn remove(&self) -> Result<(), NetlinkError> {
+        for rule in rules() {
+            self.remove_rule(&rule).await?;
+        }
+        let mut stale = Vec::new();
+        let all = self
+            .handle
+            .route()
+            .get(RouteMessageBuilder::<Ipv6Addr>::new().build())
+            .execute();
+        collect(all, "list routes", |route: RouteMessage| {
+            if table_of(&route) == TABLE {
+                stale.push(route);
+            }
+        })
+        .await?;
+        for route in stale {
+            unless(libc::ESRCH, self.handle.route().del(route).execute().await)
+                .map_err(failed("remove a route"))?;
+        }
+        Ok(())
+    }
+
+    /// The node's addresses that others on the underlay may reach, for guessing where it can be reached; sorted.
+    ///
+    /// Left out: loopback, link-local and overlay addresses, addresses not (or no longer) in use, interfaces
+    /// that are down or have no carrier.
+    pub async fn local_addresses(&self) -> Result<Vec<IpAddr>, NetlinkError> {
+        let mut running = BTreeSet::new();
+        collect(
+            self.handle.link().get().execute(),
+            "list interfaces",
+            |link| {
+                if is_running(&link) {
+                    running.insert(link.header.index);
+                }
+            },
+        )
+        .await?;
+        let mut addresses = Vec::new();
+        collect(
+            self.handle.address().get().execute(),
+            "list addresses",
+            |message| {
+                if running.contains(&message.header.index) {
+                    addresses.extend(underlay_address(&message));
+                }
+            },
+        )
+        .await?;
+        addresses.sort_unstable();
+        addresses.dedup();
+        Ok(addresses)
+    }
+
+    /// The kernel finishes an address on a work queue; until then it drops the packets that are for it.
+    async fn wait_until_local(&self, address: Ipv6Addr) -> Result<(), NetlinkError> {
+        let step = "wait for the interface's address";
+        for _ in 0..ADDRESS_TRIES {
+            let to = RouteMessageBuilder::<Ipv6Addr>::new()
+                .destination_prefix(address, 128)
+                .build();
+            let mut answer = std::pin::pin!(self.handle.route().get(to).execute());
+            match answer.try_next().await {
+                Ok(Some(route)) if route.header.kind == RouteType::Local => return Ok(()),
+                Ok(_) => {}
+                Err(error) if is(&error, libc::ENETUNREACH) || is(&error, libc::EHOSTUNREACH) => {}
+                Err(error) => return Err(failed(step)(error)),
+            }
+            tokio::time::sleep(ADDRESS_STEP).await;
+        }
+        Err(NetlinkError::Kernel {
+            step,
+            source: io::ErrorKind::TimedOut.into(),
+        })
+    }
+
+    async fn remove_rule(&self, rule: &RuleMessage) -> Result<(), NetlinkError> {
+        for _ in 0..STALE_RULES {
+            match self.handle.rule().del(rule.clone()).execute().await {
+                Ok(()) => {}
+                Err(error) if is(&error, libc::ENOENT) => return Ok(()),
+                Err(error) => return Err(failed("remove a stale routing rule")(error)),
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Netlink {
+    fn drop(&mut self) {
+        self.connection.abort();
+    }
+}
+
+fn device_route(index: u32) -> RouteMessage {
+    overlay_route().output_interface(index).build()
+}
+
+fn unreachable_route() -> RouteMessage {
+    overlay_route()
+        .kind(RouteType::Unreachable)
+        .priority(u32::MAX)
+        .build()
+}
+
+fn overlay_route() -> RouteMessageBuilder<Ipv6Addr> {
+    RouteMessageBuilder::<Ipv6Addr>::new()
+        .destination_prefix(BLOCK.network(), BLOCK.prefix())
+        .table_id(TABLE)
+}
+
+fn rules() -> [RuleMessage; 2] {
+    let to_overlay = |action, preference, last| {
+        let mut rule = RuleMessage::default();
+        rule.header.family = AddressFamily::Inet6;
+        rule.header.dst_len = BLOCK.prefix();
+        rule.header.action = action;
+        rule.attributes = vec![
+            RuleAttribute::Destination(BLOCK.network().into()),
+            RuleAttribute::Priority(preference),
+            last,
+        ];
+        rule
+    };
+    [
+        to_overlay(
+            RuleAction::Unreachable,
+            RULE_MARKED,
+            RuleAttribute::FwMark(MARK),
+        ),
+        to_overlay(
+            RuleAction::ToTable,
+            RULE_LOOKUP,
+            RuleAttribute::Table(TABLE),
+        ),
+    ]
+}
+
+fn table_of(route: &RouteMessage) -> u32 {
+    use netlink_packet_route::route::RouteAttribute::Table;
+    let long = route.attributes.iter().find_map(|attribute| {
+        if let Table(table) = attribute {
+            Some(*table)
+        } else {
+            None
+        }
+    });
+    long.unwrap_or_else(|| route.header.table.into())
+}
+
+/// The address that a message is about.
+fn address_of(message: &AddressMessage) -> Option<IpAddr> {
+    let (mut address, mut local) = (None, None);
+    for attribute in &message.attributes {
+        if let AddressAttribute::Address(ip) = attribute {
+            address = Some(*ip);
+        } else if let AddressAttribute::Local(ip) = attribute {
+            local = Some(*ip);
+        }
+    }
+    // On a point-to-point link IFA_ADDRESS is the other end.
+    local.or(address)
+}
+
+/// The address that a message is about, if others on the underlay may reach us by it.
+fn underlay_address(message: &AddressMessage) -> Option<IpAddr> {
+    let ip = address_of(message)?;
+    let mut flags = AddressFlags::from_bits_retain(message.header.flags.bits().into());
+    for attribute in &message.attributes {
+        if let AddressAttribute::Flags(long) = attribute {
+            flags |= *long;
+        }
+    }
+    let unusable = AddressFlags::Tentative | AddressFlags::Dadfailed | AddressFlags::Deprecated;
+    let in_overlay = matches!(ip, IpAddr::V6(ip) if BLOCK.contains(ip));
+    let usable = message.header.scope == AddressScope::Universe && !flags.intersects(unusable);
+    (usable && !in_overlay && !ip.is_loopback() && !ip.is_unspecified()).then_some(ip)
+}
+
+async fn collect<T>(
+    stream: impl Stream<Item = Result<T, rtnetlink::Error>>,
+    step: &'static str,
+    mut take: impl FnMut(T),
+) -> Result<(), NetlinkError> {
+    let mut stream = std::pin::pin!(stream);
+    while let Some(item) = stream.try_next().await.map_err(failed(step))? {
+        take(item);
+    }
+    Ok(())
+}
+
+fn errno(error: &rtnetlink::Error) -> Option<i32> {
+    if let rtnetlink::Error::NetlinkError(message) = error {
+        message.to_io().raw_os_error()
+    } else {
+        None
+    }
+}
+
+fn is(error: &rtnetlink::Error, number: i32) -> bool {
+    errno(error) == Some(number)
+}
+
+/// Success also if the kernel said `number`.
+fn unless(number: i32, result: Result<(), rtnetlink::Error>) -> Result<(), rtnetlink::Error> {
+    result.or_else(|error| {
+        if is(&error, number) {
+            Ok(())
+        } else {
+            Err(error)
+        }
+    })
+}
+
+fn failed(step: &'static str) -> impl Fn(rtnetlink::Error) -> NetlinkError {
+    move |source| match errno(&source) {
+        Some(libc::EPERM) => NetlinkError::NotPermitted { step },
+        // EACCES is what an interface with disable_ipv6 answers to an address.
+        Some(libc::EACCES | libc::EAFNOSUPPORT | libc::EOPNOTSUPP) => NetlinkError::NoIpv6 { step },
+        Some(number) => NetlinkError::Kernel {
+            step,
+            source: io::Error::from_raw_os_error(number),
+        },
+        None => NetlinkError::Protocol { step, source },
+    }
+}
+
+/// Whether the interface is up and has a carrier.
+fn is_running(message: &LinkMessage) -> bool {
+    use netlink_packet_route::link::LinkFlags;
+    message
+        .header
+        .flags
+        .contains(LinkFlags::Up | LinkFlags::LowerUp)
+}
+
+#[cfg(test)]
+mod tests;

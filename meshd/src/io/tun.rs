@@ -1,0 +1,311 @@
+//! The TUN device, opened so that one system call moves up to 64 KB.
+
+use std::ffi::{CStr, c_short};
+use std::fmt;
+use std::io::{self, IoSlice};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
+
+use super::check;
+
+const PATH: &CStr = c"/dev/net/tun";
+
+/// One queue of a TUN device. Every read and write carries a virtio header (see [`offload`](super::offload)) before the packet.
+///
+/// The device is not persistent: it disappears, with its addresses and routes, when the last queue is dropped or the
+/// process dies. Reads and writes take `&self`; a thread that reads and one that writes may share it.
+pub struct Tun {
+    device: tun::Device,
+    name: String,
+    index: u32,
+    offload: Offload,
+}
+
+/// Which super-packets the kernel hands over and takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Offload {
+    /// TCP only: the kernel is older than Linux 6.2. UDP must be written one packet at a time.
+    Tcp,
+    /// TCP and UDP.
+    TcpAndUdp,
+}
+
+/// Why a TUN device could not be opened. The text names the next step.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// `/dev/net/tun` is missing.
+    #[error(
+        "/dev/net/tun does not exist: load the driver with `modprobe tun` (in a container, pass the device in)"
+    )]
+    NoDriver,
+    /// The process lacks CAP_NET_ADMIN or access to the device file.
+    #[error(
+        "not permitted to create the TUN device {name:?}: meshd needs CAP_NET_ADMIN and access to /dev/net/tun (run it as root or as the systemd unit)"
+    )]
+    NotPermitted {
+        /// The device's name.
+        name: String,
+    },
+    /// Another interface has that name.
+    #[error(
+        "an interface named {name:?} exists already: stop what made it, or choose another name (see `ip link show dev {name}`)"
+    )]
+    InUse {
+        /// The device's name.
+        name: String,
+    },
+    /// Empty, longer than 15 bytes, or with a character that the kernel or its tools refuse.
+    #[error("{name:?} is no interface name: 1 to 15 bytes of letters, digits, `-`, `_` and `.`")]
+    BadName {
+        /// The name that was asked for.
+        name: String,
+    },
+    /// Anything else.
+    #[error("cannot {step} the TUN device {name:?}")]
+    Kernel {
+        /// What was being done.
+        step: &'static str,
+        /// The device's name.
+        name: String,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl Tun {
+    /// Creates the device `name` with one queue, down and without an address; never takes over an existing interface.
+    pub fn open(name: &str) -> Result<Self, OpenError> {
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+        if name.is_empty()
+            || name.len() >= libc::IFNAMSIZ
+            || !name.bytes().all(plain)
+            || matches!(name, "." | "..")
+        {
+            return Err(OpenError::BadName {
+                name: name.to_owned(),
+            });
+        }
+        Self::attach(name, libc::IFF_TUN_EXCL)
+    }
+
+    /// Opens one more queue of the same device. The kernel spreads flows over the queues; a flow stays in its queue.
+    pub fn queue(&self) -> Result<Self, OpenError> {
+        Self::attach(&self.name, 0)
+    }
+
+    fn attach(name: &str, exclusive: i32) -> Result<Self, OpenError> {
+        let failed = |step, source: io::Error| open_error(step, name, source);
+        // SAFETY: the path is a string that ends with a zero byte.
+        let fd = check(unsafe {
+            libc::open(
+                PATH.as_ptr(),
+                libc::O_RDWR | libc::O_NONBLOCK | libc::O_CLOEXEC,
+            )
+        })
+        .map_err(|source| failed("open", source))?;
+        // SAFETY: the descriptor was just opened and nobody else owns it.
+        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+
+        // SAFETY: ifreq is plain data for which all zeroes is a value.
+        let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+        for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
+            *to = from as libc::c_char;
+        }
+        // Multi-queue also for one queue: the flag cannot be added later.
+        let flags = libc::IFF_TUN
+            | libc::IFF_NO_PI
+            | libc::IFF_VNET_HDR
+            | libc::IFF_MULTI_QUEUE
+            | exclusive;
+        request.ifr_ifru.ifru_flags = flags as c_short;
+        // SAFETY: TUNSETIFF reads and writes one ifreq, which lives through the call.
+        check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::TUNSETIFF, &raw mut request) })
+            .map_err(|source| failed("create", source))?;
+
+        let tcp = libc::TUN_F_CSUM | libc::TUN_F_TSO4 | libc::TUN_F_TSO6;
+        let offload = if set_offload(&fd, tcp | libc::TUN_F_USO4 | libc::TUN_F_USO6).is_ok() {
+            Offload::TcpAndUdp
+        } else {
+            set_offload(&fd, tcp).map_err(|source| failed("enable offloads of", source))?;
+            Offload::Tcp
+        };
+        let index = index_of(name).map_err(|source| failed("find the index of", source))?;
+
+        let mut configuration = tun::Configuration::default();
+        configuration
+            .raw_fd(fd.into_raw_fd())
+            .close_fd_on_drop(true)
+            .tun_name(name);
+        let device = tun::Device::new(&configuration)
+            .map_err(|error| failed("take over", io::Error::other(error)))?;
+        Ok(Self {
+            device,
+            name: name.to_owned(),
+            index,
+            offload,
+        })
+    }
+
+    /// Reads one virtio header and packet into `buffer`, which should hold [`offload::FRAME`](super::offload::FRAME) bytes.
+    ///
+    /// `None`: nothing to read. A packet that does not fit is cut short by the kernel. An error (EBADFD) means that the
+    /// device was deleted.
+    pub fn read(&self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+        loop {
+            // SAFETY: the pointer is valid for writes of the length given.
+            let read = unsafe {
+                libc::read(
+                    self.device.as_raw_fd(),
+                    buffer.as_mut_ptr().cast(),
+                    buffer.len(),
+                )
+            };
+            match check(read as i64) {
+                Ok(length) => return Ok(Some(length.unsigned_abs() as usize)),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Writes one packet: the slices together are a virtio header and the packet, at most 1,024 of them.
+    ///
+    /// EINVAL: the kernel did not believe the header; EIO: the interface is down; EBADFD: it was deleted.
+    pub fn write(&self, frame: &[IoSlice<'_>]) -> io::Result<()> {
+        let count = libc::c_int::try_from(frame.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
+        loop {
+            // SAFETY: IoSlice has the layout of iovec, and the slices are valid for reads through the call.
+            let written =
+                unsafe { libc::writev(self.device.as_raw_fd(), frame.as_ptr().cast(), count) };
+            match check(written as i64) {
+                Ok(_) => return Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// The interface's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The interface's index, for [`netlink`](super::netlink).
+    pub fn index(&self) -> u32 {
+        self.index
+    }
+
+    /// What the kernel takes in one write.
+    pub fn offload(&self) -> Offload {
+        self.offload
+    }
+}
+
+impl AsFd for Tun {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        // SAFETY: the device owns the descriptor and closes it only when it is dropped, which the borrow prevents.
+        unsafe { BorrowedFd::borrow_raw(self.device.as_raw_fd()) }
+    }
+}
+
+impl fmt::Debug for Tun {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tun")
+            .field("name", &self.name)
+            .field("index", &self.index)
+            .field("offload", &self.offload)
+            .finish_non_exhaustive()
+    }
+}
+
+fn set_offload(fd: &OwnedFd, features: libc::c_uint) -> io::Result<()> {
+    // SAFETY: TUNSETOFFLOAD takes its argument by value.
+    check(unsafe {
+        libc::ioctl(
+            fd.as_raw_fd(),
+            libc::TUNSETOFFLOAD,
+            libc::c_ulong::from(features),
+        )
+    })
+    .map(drop)
+}
+
+fn index_of(name: &str) -> io::Result<u32> {
+    let name = std::ffi::CString::new(name)?;
+    // SAFETY: the name is a string that ends with a zero byte.
+    match unsafe { libc::if_nametoindex(name.as_ptr()) } {
+        0 => Err(io::Error::last_os_error()),
+        index => Ok(index),
+    }
+}
+
+fn open_error(step: &'static str, name: &str, source: io::Error) -> OpenError {
+    let name = name.to_owned();
+    match source.raw_os_error() {
+        Some(libc::ENOENT | libc::ENODEV | libc::ENXIO) if step == "open" => OpenError::NoDriver,
+        Some(libc::EPERM | libc::EACCES) => OpenError::NotPermitted { name },
+        Some(libc::EBUSY) => OpenError::InUse { name },
+        _ => OpenError::Kernel { step, name, source },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::io::testing::{drop_privileges, in_namespace};
+
+    #[test]
+    fn a_bad_name_is_refused_before_the_kernel_sees_it() {
+        for name in ["", "sixteen-bytes-xx", "a/b", "a b", "tun%d", ".."] {
+            assert!(
+                matches!(Tun::open(name), Err(OpenError::BadName { .. })),
+                "{name:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn every_failure_names_the_next_step() {
+        let error = |step, errno| {
+            open_error(step, "mesh0", io::Error::from_raw_os_error(errno)).to_string()
+        };
+        assert!(error("open", libc::ENOENT).contains("modprobe tun"));
+        assert!(error("create", libc::EPERM).contains("CAP_NET_ADMIN"));
+        assert!(error("create", libc::EBUSY).contains("ip link show dev mesh0"));
+        assert!(error("create", libc::EINVAL).contains("cannot create"));
+    }
+
+    #[test]
+    fn a_name_in_use_is_refused_but_a_queue_may_be_added() {
+        in_namespace(|| {
+            let first = Tun::open("mesh0").unwrap();
+            assert!(matches!(Tun::open("mesh0"), Err(OpenError::InUse { .. })));
+            assert!(matches!(Tun::open("lo"), Err(OpenError::InUse { .. })));
+            let second = first.queue().unwrap();
+            assert_eq!(first.index(), second.index());
+            assert_eq!(first.read(&mut [0; 64]).unwrap(), None);
+        });
+    }
+
+    #[test]
+    fn without_privileges_the_error_says_what_is_missing() {
+        in_namespace(|| {
+            drop_privileges().unwrap();
+            assert!(matches!(
+                Tun::open("mesh0"),
+                Err(OpenError::NotPermitted { .. })
+            ));
+        });
+    }
+
+    #[test]
+    fn a_dropped_device_leaves_nothing_behind() {
+        in_namespace(|| {
+            drop(Tun::open("mesh0").unwrap());
+            assert!(index_of("mesh0").is_err());
+            let again = Tun::open("mesh0").unwrap();
+            assert_eq!(index_of("mesh0").unwrap(), again.index());
+        });
+    }
+}
