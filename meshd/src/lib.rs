@@ -1,4 +1,22 @@
-//! The mesh daemon.
+//! The mesh daemon and its command line.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::unwrap_in_result))]
 
+pub mod admin;
+pub mod cli;
+pub mod commands;
+pub mod config;
+pub mod daemon;
+pub mod discard;
+pub mod driver;
+pub mod fib;
+pub mod forward;
+pub mod held;
+pub mod icmp;
+pub mod identity;
 pub mod io;
+pub mod node;
+pub mod packet;
+pub mod state;
+pub mod telemetry;
+#[cfg(test)]
+mod testdata;

@@ -1,0 +1,259 @@
+//! The client's side of the admin socket: one request, one answer.
+
+use std::io;
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use hyper::body::Bytes;
+use hyper::client::conn::http1;
+use hyper::{Method, Request, StatusCode};
+use hyper_util::rt::TokioIo;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::net::UnixStream;
+
+use super::{
+    AddDevice, DeviceAdded, DeviceRemoved, Devices, Document, ErrorBody, MAX_BODY, Peers,
+    PingAnswer, PingRequest, Reload, Schema, Status, VERSION, VERSION_HEADER, Wait, WaitRequest,
+};
+
+/// How long the daemon may take for what takes no time.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A daemon, by its socket. Every call connects anew, so that a restart in between does no harm.
+#[derive(Debug, Clone)]
+pub struct Client {
+    socket: PathBuf,
+}
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// Nobody listens.
+    #[error("the daemon does not run: nobody listens at {}", socket.display())]
+    NotRunning {
+        /// Where.
+        socket: PathBuf,
+    },
+    /// The socket may not be used.
+    #[error("no permission to talk to the daemon at {}", socket.display())]
+    Permission {
+        /// Where.
+        socket: PathBuf,
+    },
+    /// The system refused something else.
+    #[error("connecting to {}", socket.display())]
+    Io {
+        /// Where.
+        socket: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The connection broke, or what listens there does not speak HTTP.
+    #[error("talking to the daemon")]
+    Http(#[from] hyper::Error),
+    /// It took too long.
+    #[error("the daemon does not answer")]
+    Timeout,
+    /// The answer is longer than [`MAX_BODY`].
+    #[error("the daemon's answer is longer than {MAX_BODY} bytes")]
+    TooLarge,
+    /// The daemon speaks another version of the API.
+    #[error("this meshd speaks version {VERSION} of the admin API, and the daemon speaks {}", .daemon.as_deref().unwrap_or("none"))]
+    Version {
+        /// What the daemon said, if anything.
+        daemon: Option<String>,
+    },
+    /// The answer is not what was asked for.
+    #[error("the daemon's answer makes no sense")]
+    Answer(#[source] serde_json::Error),
+    /// The daemon says no.
+    #[error("{}", .0.error)]
+    Refused(ErrorBody),
+}
+
+impl Client {
+    /// A client of the daemon that listens at `socket`. Connects later.
+    #[must_use]
+    pub fn new(socket: impl Into<PathBuf>) -> Self {
+        Self {
+            socket: socket.into(),
+        }
+    }
+
+    /// `GET /v1/status`
+    pub fn status(&self) -> Result<Status, ClientError> {
+        self.get("/v1/status")
+    }
+
+    /// `GET /v1/peers`
+    pub fn peers(&self) -> Result<Peers, ClientError> {
+        self.get("/v1/peers")
+    }
+
+    /// `POST /v1/ping`
+    pub fn ping(&self, request: &PingRequest) -> Result<PingAnswer, ClientError> {
+        let patience = TIMEOUT + Duration::from_millis(request.timeout_ms.into());
+        self.call(Method::POST, "/v1/ping", body(request)?, patience)
+    }
+
+    /// `POST /v1/reload`
+    pub fn reload(&self) -> Result<Reload, ClientError> {
+        self.call(Method::POST, "/v1/reload", Bytes::new(), TIMEOUT)
+    }
+
+    /// `POST /v1/wait`
+    pub fn wait(&self, request: &WaitRequest) -> Result<Wait, ClientError> {
+        let patience = TIMEOUT + Duration::from_secs(request.timeout_s.into());
+        self.call(Method::POST, "/v1/wait", body(request)?, patience)
+    }
+
+    /// `GET /v1/wg`
+    pub fn devices(&self) -> Result<Devices, ClientError> {
+        self.get("/v1/wg")
+    }
+
+    /// `POST /v1/wg`
+    pub fn add_device(&self, request: &AddDevice) -> Result<DeviceAdded, ClientError> {
+        self.call(Method::POST, "/v1/wg", body(request)?, TIMEOUT)
+    }
+
+    /// `DELETE /v1/wg/NAME`
+    pub fn remove_device(&self, name: &str) -> Result<DeviceRemoved, ClientError> {
+        self.call(
+            Method::DELETE,
+            &format!("/v1/wg/{}", escape(name)),
+            Bytes::new(),
+            TIMEOUT,
+        )
+    }
+
+    fn get<T: Schema + DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
+        self.call(Method::GET, path, Bytes::new(), TIMEOUT)
+    }
+
+    /// One request on a connection of its own, answered within `patience`.
+    fn call<T: Schema + DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+        patience: Duration,
+    ) -> Result<T, ClientError> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|source| ClientError::Io {
+                socket: self.socket.clone(),
+                source,
+            })?;
+        let exchange =
+            async { tokio::time::timeout(patience, self.exchange(method, path, body)).await };
+        let bytes = runtime
+            .block_on(exchange)
+            .map_err(|_elapsed| ClientError::Timeout)??;
+        let document: Document<T> = serde_json::from_slice(&bytes).map_err(ClientError::Answer)?;
+        Ok(document.body)
+    }
+
+    async fn exchange(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> Result<Bytes, ClientError> {
+        let stream = UnixStream::connect(&self.socket)
+            .await
+            .map_err(|error| connect_error(&self.socket, error))?;
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(hyper::header::HOST, "meshd")
+            .header(VERSION_HEADER, VERSION)
+            .header(hyper::header::CONTENT_TYPE, "application/json")
+            .body(Full::new(body))
+            .expect("method, path and headers are valid: names are escaped");
+        let answer = async {
+            let response = sender.send_request(request).await?;
+            let daemon = response
+                .headers()
+                .get(VERSION_HEADER)
+                .map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
+            if daemon.as_deref() != Some(VERSION.to_string().as_str()) {
+                return Err(ClientError::Version { daemon });
+            }
+            let status = response.status();
+            let body = Limited::new(response.into_body(), MAX_BODY)
+                .collect()
+                .await
+                .map_err(body_error)?
+                .to_bytes();
+            if status == StatusCode::OK {
+                Ok(body)
+            } else {
+                Err(serde_json::from_slice(&body)
+                    .map_or_else(ClientError::Answer, ClientError::Refused))
+            }
+        };
+        tokio::pin!(answer);
+        // The connection is driven until the answer is there; if it ends before, the answer says so.
+        tokio::select! {
+            biased;
+            answer = &mut answer => answer,
+            _ = connection => answer.await,
+        }
+    }
+}
+
+fn body(request: &impl Serialize) -> Result<Bytes, ClientError> {
+    serde_json::to_vec(request)
+        .map(Bytes::from)
+        .map_err(ClientError::Answer)
+}
+
+fn connect_error(socket: &Path, source: io::Error) -> ClientError {
+    let socket = socket.to_owned();
+    let kind = source.kind();
+    // No socket, or one that nobody serves any more.
+    let unserved = kind == io::ErrorKind::NotFound || kind == io::ErrorKind::ConnectionRefused;
+    if unserved && !is_other_file(&socket) {
+        ClientError::NotRunning { socket }
+    } else if kind == io::ErrorKind::PermissionDenied {
+        ClientError::Permission { socket }
+    } else {
+        ClientError::Io { socket, source }
+    }
+}
+
+/// Whether there is something that is no socket; then it is the path that is wrong.
+fn is_other_file(path: &Path) -> bool {
+    path.metadata()
+        .is_ok_and(|meta| !meta.file_type().is_socket())
+}
+
+fn body_error(error: Box<dyn std::error::Error + Send + Sync>) -> ClientError {
+    if error.is::<LengthLimitError>() {
+        return ClientError::TooLarge;
+    }
+    match error.downcast::<hyper::Error>() {
+        Ok(error) => ClientError::Http(*error),
+        // `Limited` has no other errors; an unreadable body is a senseless answer.
+        Err(error) => ClientError::Answer(serde::de::Error::custom(error)),
+    }
+}
+
+/// Percent-encodes what may not stand in a path segment (RFC 3986 §2.3).
+fn escape(name: &str) -> String {
+    let mut text = String::new();
+    for byte in name.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            text.push(char::from(byte));
+        } else {
+            text += &format!("%{byte:02X}");
+        }
+    }
+    text
+}

@@ -1,0 +1,518 @@
+//! What the daemon and its clients say to each other: JSON over HTTP/1.1 on a Unix socket.
+//!
+//! | request | body | answer |
+//! |---|---|---|
+//! | `GET /v1/status` | | [`Status`] |
+//! | `GET /v1/peers` | | [`Peers`] |
+//! | `POST /v1/ping` | [`PingRequest`] | [`PingAnswer`] |
+//! | `POST /v1/reload` | | [`Reload`] |
+//! | `POST /v1/wait` | [`WaitRequest`] | [`Wait`] |
+//! | `GET /v1/wg` | | [`Devices`] |
+//! | `POST /v1/wg` | [`AddDevice`] | [`DeviceAdded`] |
+//! | `DELETE /v1/wg/NAME` | | [`DeviceRemoved`] |
+//!
+//! Every answer is a [`Document`], every refusal an [`ErrorBody`] with [`ErrorCode::status`]. Both sides send
+//! [`VERSION_HEADER`]. Fields are only ever added; unknown ones are ignored; absent values are null.
+
+pub mod client;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::{Ipv6Addr, SocketAddr};
+
+use ipnetwork::Ipv6Network;
+use serde::de::{self, DeserializeOwned};
+use serde::{Deserialize, Deserializer, Serialize};
+use wireguard::PublicKey;
+
+/// Header of every request and every answer; its value is [`VERSION`] in decimal.
+pub const VERSION_HEADER: &str = "meshd-api";
+/// Raised when an old client would misunderstand a new daemon, or the other way round.
+pub const VERSION: u32 = 1;
+/// Largest body that either side reads, in bytes: 10,000 peers at some 600 bytes fit well.
+pub const MAX_BODY: usize = 16 << 20;
+/// Longest time that a [`PingRequest`] may wait for its reply, in milliseconds.
+pub const MAX_PING_TIMEOUT_MS: u32 = 60_000;
+/// Longest time that a [`WaitRequest`] may take, in seconds.
+pub const MAX_WAIT_S: u32 = 86_400;
+
+/// A kind of answer, with the name scripts know it by.
+pub trait Schema {
+    /// `meshd.<verb>/<version>`
+    const SCHEMA: &'static str;
+}
+
+/// An answer with its schema as the first field, which is how it travels and how `--json` prints it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Document<T> {
+    schema: &'static str,
+    /// The other fields.
+    #[serde(flatten)]
+    pub body: T,
+}
+
+impl<T: Schema> Document<T> {
+    /// Puts the schema in front.
+    pub fn new(body: T) -> Self {
+        Self {
+            schema: T::SCHEMA,
+            body,
+        }
+    }
+}
+
+impl<'de, T: Schema + DeserializeOwned> Deserialize<'de> for Document<T> {
+    /// Refuses a document of another schema.
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        struct Any<T> {
+            schema: String,
+            #[serde(flatten)]
+            body: T,
+        }
+        let any = Any::<T>::deserialize(deserializer)?;
+        if any.schema == T::SCHEMA {
+            Ok(Self::new(any.body))
+        } else {
+            Err(de::Error::custom(format_args!(
+                "schema {} where {} was expected",
+                any.schema,
+                T::SCHEMA
+            )))
+        }
+    }
+}
+
+/// The node, its interface and everybody it knows.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// The node itself.
+    pub node: Node,
+    /// Its overlay interface.
+    pub interface: Interface,
+    /// Every configured peer and stock device, and every node with a session.
+    pub peers: Vec<Peer>,
+    /// Packets dropped since the start, by reason.
+    pub drops: BTreeMap<String, u64>,
+    /// What needs attention.
+    pub warnings: Vec<Warning>,
+}
+
+impl Schema for Status {
+    const SCHEMA: &'static str = "meshd.status/1";
+}
+
+/// This node.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Node {
+    /// What it calls itself.
+    pub name: String,
+    /// Its own overlay address.
+    pub address: Ipv6Addr,
+    /// The `/64` it owns.
+    pub prefix: Ipv6Network,
+    /// Its libp2p PeerId in base58.
+    pub peer_id: String,
+    /// Its WireGuard public key.
+    pub public_key: PublicKey,
+    /// Version of the daemon.
+    pub version: String,
+    /// Seconds since the daemon started.
+    pub uptime_s: u64,
+}
+
+/// The overlay interface.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Interface {
+    /// Its name.
+    pub name: String,
+    /// Its MTU, in bytes.
+    pub mtu: u16,
+}
+
+/// The other end of a session, or of one that is wanted.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Peer {
+    /// What the configuration calls it, else its address.
+    pub name: String,
+    /// Its overlay address; of a stock device, the first one it was given.
+    pub address: Ipv6Addr,
+    /// Its WireGuard public key.
+    pub public_key: PublicKey,
+    /// A node of the mesh or a stock device.
+    pub kind: PeerKind,
+    /// How packets reach it.
+    pub path: Path,
+    /// Round-trip time over `path`, in milliseconds; null before the first measurement.
+    pub rtt_ms: Option<f64>,
+    /// Share of probes lost, 0 to 1; null before the first measurement.
+    pub loss: Option<f64>,
+    /// Bytes received from it inside the session.
+    pub rx_bytes: u64,
+    /// Bytes sent to it inside the session.
+    pub tx_bytes: u64,
+    /// Age of the last completed handshake, in seconds; null if there was none.
+    pub last_handshake_s: Option<u64>,
+    /// Seconds since anything authenticated came from it, as far back as the state directory remembers; null if never.
+    pub seen_s: Option<u64>,
+    /// Why there is no path; null when there is one.
+    pub reason: Option<String>,
+}
+
+/// What a peer is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PeerKind {
+    /// A node that owns the address its key derives.
+    Mesh,
+    /// A stock WireGuard device behind this node: what is said to it is not encrypted end to end.
+    Stock,
+}
+
+/// The way packets take to a peer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Path {
+    /// What sort of way.
+    pub kind: PathKind,
+    /// The underlay address that datagrams go to first; null without a path.
+    pub endpoint: Option<SocketAddr>,
+    /// Names of the nodes in between; empty when direct.
+    pub via: Vec<String>,
+    /// Links to cross: 1 when direct; null without a path.
+    pub hops: Option<u32>,
+}
+
+impl Path {
+    /// No way at all.
+    #[must_use]
+    pub fn none() -> Self {
+        Self {
+            kind: PathKind::None,
+            endpoint: None,
+            via: Vec::new(),
+            hops: None,
+        }
+    }
+
+    /// Straight over the underlay.
+    #[must_use]
+    pub fn direct(endpoint: SocketAddr) -> Self {
+        Self {
+            kind: PathKind::Direct,
+            endpoint: Some(endpoint),
+            via: Vec::new(),
+            hops: Some(1),
+        }
+    }
+}
+
+/// The sort of a [`Path`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PathKind {
+    /// One UDP path over the underlay.
+    Direct,
+    /// Through other nodes, which see ciphertext.
+    Relay,
+    /// Inside a TCP stream, because UDP does not pass.
+    Stream,
+    /// There is none.
+    None,
+}
+
+/// Something that needs attention.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Warning {
+    /// Stable; `meshd help CODE` explains it.
+    pub code: String,
+    /// What is the case, with names.
+    pub text: String,
+}
+
+impl Warning {
+    /// A warning with one of our codes.
+    pub fn new(code: WarningCode, text: impl Into<String>) -> Self {
+        Self {
+            code: code.to_string(),
+            text: text.into(),
+        }
+    }
+}
+
+/// The codes of warnings. On the wire they are text, so that a client shows codes it does not know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WarningCode {
+    /// The configuration asks for something that this version cannot do.
+    NotYet,
+    /// A peer can only be reached by a way that this version does not have.
+    NoEndpoint,
+}
+
+impl WarningCode {
+    /// Every code.
+    pub const ALL: [Self; 2] = [Self::NotYet, Self::NoEndpoint];
+
+    /// What `meshd help CODE` prints: what it means, and what to do.
+    #[must_use]
+    pub fn explanation(self) -> &'static str {
+        match self {
+            Self::NotYet => {
+                "The configuration sets something that this version reads and checks but cannot do yet. The daemon runs \
+                 as if the key were not there.\nTo do: remove the key, or keep it and update meshd later."
+            }
+            Self::NoEndpoint => {
+                "A peer is configured with a libp2p address only, and this version cannot use libp2p to find where its \
+                 WireGuard port is. If the peer knows where this node is, it will connect, and everything works.\n\
+                 To do: add endpoint = \"host:port\" to its [[peers]] entry."
+            }
+        }
+    }
+}
+
+impl fmt::Display for WarningCode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::NotYet => "NOT-YET",
+            Self::NoEndpoint => "NO-ENDPOINT",
+        })
+    }
+}
+
+/// The peers of [`Status`], alone.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Peers {
+    /// As in [`Status::peers`].
+    pub peers: Vec<Peer>,
+}
+
+impl Schema for Peers {
+    const SCHEMA: &'static str = "meshd.peers/1";
+}
+
+/// Asks for one echo.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PingRequest {
+    /// Name of a peer, or an overlay address.
+    pub target: String,
+    /// Comes back in the reply.
+    pub seq: u32,
+    /// How long to wait, in milliseconds, 1 to [`MAX_PING_TIMEOUT_MS`].
+    pub timeout_ms: u32,
+}
+
+/// The answer to a [`PingRequest`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PingAnswer {
+    /// The overlay address that was pinged.
+    pub target: Ipv6Addr,
+    /// What became of the echo.
+    #[serde(flatten)]
+    pub reply: PingReply,
+}
+
+impl Schema for PingAnswer {
+    const SCHEMA: &'static str = "meshd.ping-reply/1";
+}
+
+/// One echo.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PingReply {
+    /// As in the request.
+    pub seq: u32,
+    /// Round-trip time in milliseconds; null when no reply came in time.
+    pub rtt_ms: Option<f64>,
+    /// The path over which the request left.
+    pub path: Path,
+}
+
+/// What `meshd ping --json` prints: all replies, put together by the client.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Ping {
+    /// The overlay address that was pinged.
+    pub target: Ipv6Addr,
+    /// Requests sent.
+    pub sent: u32,
+    /// Replies received in time.
+    pub received: u32,
+    /// Share of requests without a reply, 0 to 1.
+    pub loss: f64,
+    /// One for each request.
+    pub replies: Vec<PingReply>,
+}
+
+impl Schema for Ping {
+    const SCHEMA: &'static str = "meshd.ping/1";
+}
+
+/// What a reload did.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reload {
+    /// Changes in effect now.
+    pub applied: Vec<String>,
+    /// Keys whose change waits for a restart of the daemon.
+    pub restart: Vec<String>,
+    /// Warnings of the new configuration.
+    pub warnings: Vec<Warning>,
+}
+
+impl Schema for Reload {
+    const SCHEMA: &'static str = "meshd.reload/1";
+}
+
+/// Asks for an answer when something is the case; without `peer` and `route`: when the daemon is ready.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WaitRequest {
+    /// Name or address of a peer that has to have a session.
+    pub peer: Option<String>,
+    /// Prefix that has to have a selected route.
+    pub route: Option<Ipv6Network>,
+    /// After how many seconds to give up with [`ErrorCode::Unreachable`], at most [`MAX_WAIT_S`].
+    pub timeout_s: u32,
+}
+
+/// It is the case.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Wait {
+    /// How long it took, in milliseconds.
+    pub waited_ms: u64,
+}
+
+impl Schema for Wait {
+    const SCHEMA: &'static str = "meshd.wait/1";
+}
+
+/// The stock WireGuard devices of this node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Devices {
+    /// By name.
+    pub devices: Vec<Device>,
+}
+
+impl Schema for Devices {
+    const SCHEMA: &'static str = "meshd.wg/1";
+}
+
+/// A stock WireGuard device.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Device {
+    /// What it is called.
+    pub name: String,
+    /// Its WireGuard public key.
+    pub public_key: PublicKey,
+    /// Its addresses in this node's `/64`.
+    pub allowed: Vec<Ipv6Network>,
+    /// Who added it.
+    pub origin: DeviceOrigin,
+    /// Where it is; null before it was heard of.
+    pub endpoint: Option<SocketAddr>,
+    /// Age of the last completed handshake, in seconds; null if there was none.
+    pub last_handshake_s: Option<u64>,
+}
+
+/// Where a stock device is written down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DeviceOrigin {
+    /// `[[wireguard.stock]]`
+    Config,
+    /// `meshd wg add`: the state directory.
+    Added,
+}
+
+/// Asks for an address for a stock device. The private key stays where it was made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AddDevice {
+    /// What to call it: a DNS label.
+    pub name: String,
+    /// Its WireGuard public key.
+    pub public_key: PublicKey,
+}
+
+/// What the device needs to know.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceAdded {
+    /// What it is called.
+    pub name: String,
+    /// Its address.
+    pub address: Ipv6Addr,
+    /// This node's WireGuard public key.
+    pub gateway_public_key: PublicKey,
+    /// This node's WireGuard port.
+    pub listen_port: u16,
+    /// MTU for the device's interface, in bytes.
+    pub mtu: u16,
+    /// Where this node probably can be reached; null if it has no idea.
+    pub endpoint: Option<SocketAddr>,
+}
+
+impl Schema for DeviceAdded {
+    const SCHEMA: &'static str = "meshd.wg-added/1";
+}
+
+/// The device may not open a session any more.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceRemoved {
+    /// What it was called.
+    pub name: String,
+}
+
+impl Schema for DeviceRemoved {
+    const SCHEMA: &'static str = "meshd.wg-removed/1";
+}
+
+/// A refusal.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErrorBody {
+    /// What happened and the likely cause.
+    pub error: String,
+    /// The exact next command; empty if there is none.
+    pub hint: String,
+    /// What scripts go by.
+    pub code: ErrorCode,
+}
+
+/// Why a request was refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ErrorCode {
+    /// Anything without a code of its own.
+    Failed,
+    /// The request makes no sense: a bad name, body or method.
+    Usage,
+    /// The caller may only read.
+    Permission,
+    /// There is nobody of that name.
+    NoSuchName,
+    /// The name or key is taken.
+    Exists,
+    /// No reply, or not in time.
+    Unreachable,
+    /// Not a member of the network, or not yet.
+    NotMember,
+    /// The configuration is invalid; the one that ran stays in effect.
+    Config,
+    /// [`VERSION_HEADER`] is absent or differs.
+    Version,
+    /// A rule forbids it.
+    Denied,
+    /// A code that this version does not know.
+    #[serde(other)]
+    Unknown,
+}
+
+impl ErrorCode {
+    /// The HTTP status that goes with it.
+    #[must_use]
+    pub fn status(self) -> u16 {
+        match self {
+            Self::Failed | Self::Unknown => 500,
+            Self::Usage => 400,
+            Self::Permission | Self::Denied | Self::NotMember => 403,
+            Self::NoSuchName => 404,
+            Self::Exists => 409,
+            Self::Unreachable => 504,
+            Self::Config => 422,
+            Self::Version => 426,
+        }
+    }
+}

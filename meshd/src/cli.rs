@@ -1,0 +1,155 @@
+//! The command line: its grammar, nothing else.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use clap_complete::Shell;
+use ipnetwork::Ipv6Network;
+use wireguard::PublicKey;
+
+use crate::config::HostPort;
+
+/// Encrypted IPv6 overlay between machines anywhere, over WireGuard, without a coordinator.
+#[derive(Debug, Parser)]
+#[command(
+    name = "meshd",
+    version,
+    disable_help_subcommand = true,
+    arg_required_else_help = true
+)]
+pub struct Cli {
+    /// Flags that every verb takes.
+    #[command(flatten)]
+    pub global: Global,
+    /// What to do.
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+/// Flags that every verb takes, before or after it.
+#[derive(Debug, Clone, Args)]
+pub struct Global {
+    /// Configuration file [default: /etc/meshd/meshd.toml]
+    #[arg(long, global = true, value_name = "FILE", env = "MESHD_CONFIG")]
+    pub config: Option<PathBuf>,
+    /// State directory, in place of the configuration's
+    #[arg(long, global = true, value_name = "DIR", env = "MESHD_STATE_DIR")]
+    pub state_dir: Option<PathBuf>,
+    /// Socket of the daemon, in place of the configuration's
+    #[arg(long, global = true, value_name = "PATH", env = "MESHD_SOCKET")]
+    pub socket: Option<PathBuf>,
+    /// Print one JSON object instead of text
+    #[arg(long, global = true)]
+    pub json: bool,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Make this machine a node: a key with an address, and a configuration. Keeps what exists
+    Init {
+        /// What to call the node: lower-case letters, digits and hyphens [default: the host's name]
+        #[arg(long)]
+        name: Option<String>,
+    },
+    /// Run the daemon in the foreground
+    Run,
+    /// Make and show keys
+    #[command(subcommand)]
+    Key(Key),
+    /// Check and show the configuration
+    #[command(subcommand)]
+    Config(ConfigVerb),
+    /// Apply the changed configuration to the running daemon
+    Reload,
+    /// Wait until the daemon is ready, a peer is connected or a route exists
+    Wait(Wait),
+    /// Show the node and everybody it knows
+    Status,
+    /// List peers with their keys and endpoints
+    Peers,
+    /// Measure the way to a peer: until it is direct or ten times, or as often as -c says
+    Ping {
+        /// How many times
+        #[arg(short, long, value_parser = clap::value_parser!(u32).range(1..))]
+        count: Option<u32>,
+        /// Name of a peer, or an overlay address
+        target: String,
+    },
+    /// Phones, routers and others that speak plain WireGuard
+    #[command(subcommand)]
+    Wg(Wg),
+    /// Print a completion script
+    Completions {
+        /// For which shell
+        shell: Shell,
+    },
+    /// Write the manual pages
+    Man {
+        /// Into which directory
+        dir: PathBuf,
+    },
+    /// Explain a verb or the code of a warning
+    Help {
+        /// Verb or code
+        topic: Vec<String>,
+    },
+}
+
+/// `meshd key`
+#[derive(Debug, Subcommand)]
+pub enum Key {
+    /// Make a new secret and write it to standard output; it is kept nowhere
+    Generate,
+    /// Show this node's address, peer id and public key
+    Show,
+    /// Read a secret from standard input and write its WireGuard public key to standard output
+    Pub,
+}
+
+/// `meshd config`
+#[derive(Debug, Subcommand)]
+pub enum ConfigVerb {
+    /// Name everything that is wrong with the configuration
+    Check,
+    /// Print the configuration with all defaults
+    Show,
+}
+
+/// `meshd wait`
+#[derive(Debug, Args)]
+pub struct Wait {
+    /// Until this peer, by name or address, has a session
+    #[arg(long, value_name = "NAME")]
+    pub peer: Option<String>,
+    /// Until there is a route to this prefix
+    #[arg(long, value_name = "PREFIX")]
+    pub route: Option<Ipv6Network>,
+    /// Give up after this time
+    #[arg(long, value_name = "SECONDS", default_value_t = 60,
+          value_parser = clap::value_parser!(u32).range(0..=i64::from(crate::admin::MAX_WAIT_S)))]
+    pub timeout: u32,
+}
+
+/// `meshd wg`
+#[derive(Debug, Subcommand)]
+pub enum Wg {
+    /// Let a device in, and print the configuration to give it. Its private key is shown once and kept nowhere
+    Add {
+        /// What to call it: lower-case letters, digits and hyphens
+        name: String,
+        /// The key the device has made itself; without it one is made here
+        #[arg(long, value_name = "KEY")]
+        public_key: Option<PublicKey>,
+        /// Where the device finds this node [default: what the node thinks its address is]
+        #[arg(long, value_name = "HOST:PORT")]
+        endpoint: Option<HostPort>,
+    },
+    /// List the devices
+    List,
+    /// Let a device in no more
+    Remove {
+        /// What it is called
+        name: String,
+    },
+}

@@ -1,0 +1,112 @@
+//! The verbs, one file each. They write to the given output; what goes wrong is a [`Failure`], printed once by `main`.
+
+mod completions;
+mod config;
+mod explain;
+mod failure;
+mod init;
+mod key;
+mod man;
+mod peers;
+mod ping;
+mod reload;
+mod run;
+mod status;
+mod table;
+mod wait;
+mod wg;
+
+use std::fs;
+use std::io::{self, Write};
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use crate::admin::client::Client;
+use crate::admin::{Document, Schema, Warning};
+use crate::cli::{Cli, Global, Verb};
+use crate::config::{Config, DEFAULT_PATH, Source};
+
+pub use failure::{Exit, Failure};
+
+/// Does what the command line says.
+pub fn dispatch(cli: Cli, out: &mut impl Write) -> Result<(), Failure> {
+    let global = &cli.global;
+    match cli.verb {
+        Verb::Init { name } => init::run(global, name, out),
+        Verb::Run => run::run(global),
+        Verb::Key(verb) => key::run(global, &verb, out),
+        Verb::Config(verb) => config::run(global, &verb, out),
+        Verb::Reload => reload::run(global, out),
+        Verb::Wait(wait) => wait::run(global, wait, out),
+        Verb::Status => status::run(global, out),
+        Verb::Peers => peers::run(global, out),
+        Verb::Ping { count, target } => ping::run(global, count, &target, out),
+        Verb::Wg(verb) => wg::run(global, verb, out),
+        Verb::Completions { shell } => completions::run(shell, out),
+        Verb::Man { dir } => man::run(&dir),
+        Verb::Help { topic } => explain::run(&topic, out),
+    }
+}
+
+/// The configuration that the flags mean.
+fn source(global: &Global) -> Source {
+    Source {
+        path: global.config.clone().unwrap_or_else(|| DEFAULT_PATH.into()),
+        state_dir: global.state_dir.clone(),
+        socket: global.socket.clone(),
+    }
+}
+
+/// The state directory: the flag's, else the configuration's, else the default.
+fn state_dir(global: &Global) -> Result<PathBuf, Failure> {
+    match &global.state_dir {
+        Some(dir) => Ok(dir.clone()),
+        None => Ok(config_or_default(global)?.node.state_dir),
+    }
+}
+
+/// A client of the daemon at the flag's socket, else the configuration's, else the default one.
+fn client(global: &Global) -> Result<Client, Failure> {
+    let socket = match &global.socket {
+        Some(socket) => socket.clone(),
+        None => config_or_default(global)?.api.socket,
+    };
+    Ok(Client::new(socket))
+}
+
+/// The configuration, or the defaults if nobody named a file and there is none.
+fn config_or_default(global: &Global) -> Result<Config, Failure> {
+    let source = source(global);
+    if global.config.is_none() && !fs::exists(&source.path).unwrap_or(true) {
+        return Ok(Config::default());
+    }
+    Ok(source.config()?)
+}
+
+/// Prints an answer as `--json` promises.
+fn print_json<T: Schema + Serialize>(body: T, out: &mut impl Write) -> Result<(), Failure> {
+    serde_json::to_writer_pretty(&mut *out, &Document::new(body)).map_err(io::Error::from)?;
+    Ok(writeln!(out)?)
+}
+
+/// One line for each warning, as below a table.
+fn print_warnings(warnings: &[Warning], out: &mut impl Write) -> io::Result<()> {
+    for Warning { code, text } in warnings {
+        writeln!(out, "! {} {}", printable(code), printable(text))?;
+    }
+    Ok(())
+}
+
+/// Text without control characters, since names and messages may come from elsewhere and terminals obey.
+fn printable(text: &str) -> String {
+    text.chars()
+        .map(|c| {
+            if c.is_control() {
+                char::REPLACEMENT_CHARACTER
+            } else {
+                c
+            }
+        })
+        .collect()
+}

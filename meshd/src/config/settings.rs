@@ -1,0 +1,114 @@
+//! The checked configuration: the only thing the daemon sees.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use ipnetwork::Ipv6Network;
+use wireguard::PublicKey;
+
+use super::address::HostPort;
+use super::{LogFormat, LogLevel, PeerInbound, Verdict};
+use crate::admin::Warning;
+use crate::identity::NodeId;
+
+/// What the configuration says, every value parsed, in its range, and in agreement with the others.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Settings {
+    /// What the node calls itself: a DNS label; the host's name unless the file says otherwise.
+    pub name: String,
+    /// Where the identity and everything learned is kept.
+    pub state_dir: PathBuf,
+    /// Who may open a session without being listed.
+    pub admission: Admission,
+    /// Nodes that may open a session without being peers of ours; none of them is in `peers`.
+    pub allow_keys: BTreeSet<NodeId>,
+    /// The overlay's network interface.
+    pub interface: InterfaceSettings,
+    /// Local addresses of the WireGuard sockets: 1 to 16, no two alike. Port 0: the remembered random port.
+    pub listen: Vec<SocketAddr>,
+    /// Configured nodes, in the file's order; no two share a name or a key.
+    pub peers: Vec<PeerSettings>,
+    /// Configured stock WireGuard devices, in the file's order; names and keys differ from the peers' as well.
+    pub stock: Vec<StockSettings>,
+    /// What those who are not in the configuration may reach.
+    pub inbound: InboundSettings,
+    /// The Unix socket.
+    pub api: ApiSettings,
+    /// The log.
+    pub log: LogSettings,
+    /// What the file asks for and will not get, to be logged at start and shown by `status`.
+    pub warnings: Vec<Warning>,
+}
+
+/// Who may open a session without being in the configuration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Admission {
+    /// Nobody.
+    Listed,
+    /// Everybody with a valid key.
+    Open,
+}
+
+/// `[interface]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InterfaceSettings {
+    /// 1 to 15 bytes that the kernel accepts.
+    pub name: String,
+    /// Bytes, 1280 to 65,475.
+    pub mtu: u16,
+}
+
+/// One of `[[peers]]`
+#[derive(Debug, Clone, PartialEq)]
+pub struct PeerSettings {
+    /// What we call it; its overlay address when the file gives no name.
+    pub name: String,
+    /// Who it is.
+    pub node: NodeId,
+    /// Where its WireGuard port is, one link each; empty: it has to find us.
+    pub endpoints: Vec<HostPort>,
+    /// Its libp2p multiaddress, if the file gives one.
+    pub address: Option<String>,
+    /// How its packets are judged.
+    pub inbound: PeerInbound,
+}
+
+/// One of `[[wireguard.stock]]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StockSettings {
+    /// What we call it.
+    pub name: String,
+    /// Its key: any WireGuard key, since the device has no address of its own.
+    pub public_key: PublicKey,
+    /// Where it is; empty: it calls.
+    pub endpoints: Vec<HostPort>,
+    /// Its addresses, inside our /64 and apart from every other device's; empty: it gets
+    /// [`leaf_address`](crate::identity::leaf_address).
+    pub allowed: Vec<Ipv6Network>,
+}
+
+/// `[inbound]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InboundSettings {
+    /// Fate of what no rule decides.
+    pub default: Verdict,
+}
+
+/// `[api]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ApiSettings {
+    /// Path of the socket.
+    pub socket: PathBuf,
+    /// Group whose members may change things, besides root.
+    pub group: Option<String>,
+}
+
+/// `[log]`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LogSettings {
+    /// Least important event that is logged.
+    pub level: LogLevel,
+    /// How a line looks.
+    pub format: LogFormat,
+}

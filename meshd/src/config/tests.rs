@@ -1,0 +1,472 @@
+use std::collections::BTreeSet;
+
+use super::*;
+use crate::testdata;
+
+fn source() -> Source {
+    Source {
+        path: "meshd.toml".into(),
+        state_dir: None,
+        socket: None,
+    }
+}
+
+fn settings(text: &str) -> Settings {
+    source()
+        .check(text, Some(testdata::identity(0).node()))
+        .unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// What `meshd config check` says of a text.
+fn faults(text: &str) -> String {
+    source()
+        .check(text, Some(testdata::identity(0).node()))
+        .unwrap_err()
+        .to_string()
+}
+
+fn key(n: usize) -> String {
+    testdata::identity(n).node().public_key().to_string()
+}
+
+/// The template with the defaults (`#key`) or the examples (`#  key`) uncommented.
+fn uncommented(is: impl Fn(&str) -> bool, mark: &str) -> String {
+    let line = |line: &str| match line.strip_prefix(mark) {
+        Some(rest) if is(rest) => rest.to_owned(),
+        _ => line.to_owned(),
+    };
+    TEMPLATE.lines().map(|text| line(text) + "\n").collect()
+}
+
+fn defaults() -> String {
+    uncommented(|rest| !rest.starts_with(' ') && rest.contains(" = "), "#")
+}
+
+fn examples() -> String {
+    uncommented(|_| true, "#  ")
+}
+
+#[test]
+fn the_template_shows_the_defaults() {
+    assert_eq!(
+        toml::from_str::<Config>(&defaults()).unwrap(),
+        Config::default()
+    );
+    assert_eq!(
+        toml::from_str::<Config>(TEMPLATE).unwrap(),
+        Config::default()
+    );
+    assert_eq!(toml::from_str::<Config>("").unwrap(), Config::default());
+}
+
+#[test]
+fn the_examples_of_the_template_are_valid_but_for_the_node_they_are_for() {
+    let settings = source()
+        .check(&examples(), None)
+        .unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(settings.peers[0].name, "vps1");
+    assert_eq!(settings.stock[0].name, "phone");
+}
+
+/// The keys that the code knows, table by table, as the reader itself names them when it meets one that it does not.
+#[test]
+fn the_template_shows_every_key() {
+    fn known(text: &str) -> Vec<String> {
+        let error = toml::from_str::<Config>(text).unwrap_err();
+        let mut names = error
+            .message()
+            .split('`')
+            .skip(1)
+            .step_by(2)
+            .map(str::to_owned);
+        assert_eq!(names.next().as_deref(), Some("zz"), "{error}");
+        names.collect()
+    }
+    let shown = |text: &str| toml::from_str::<toml::Table>(text).unwrap();
+    let (defaults, examples) = (shown(&defaults()), shown(&examples()));
+    let keys = |value: Option<&toml::Value>| -> BTreeSet<String> {
+        let table = value.and_then(|value| value.as_table().or_else(|| value.get(0)?.as_table()));
+        table
+            .into_iter()
+            .flat_map(|table| table.keys().cloned())
+            .collect()
+    };
+    let both = |path: &[&str]| {
+        let find = |table: &toml::Table| {
+            let (first, rest) = path.split_first().unwrap();
+            rest.iter().fold(table.get(*first).cloned(), |value, key| {
+                value?.get(key).cloned()
+            })
+        };
+        &keys(find(&defaults).as_ref()) | &keys(find(&examples).as_ref())
+    };
+    let top = known("zz = 1");
+    assert_eq!(top.len(), 11);
+    for table in top {
+        let text = match table.as_str() {
+            "peers" | "workload" => format!("[[{table}]]\nzz = 1"),
+            _ => format!("[{table}]\nzz = 1"),
+        };
+        let known: BTreeSet<String> = known(&text).into_iter().collect();
+        assert_eq!(both(&[&table]), known, "[{table}]");
+    }
+    let stock: BTreeSet<String> = known("[[wireguard.stock]]\nzz = 1").into_iter().collect();
+    assert_eq!(both(&["wireguard", "stock"]), stock);
+    let rule: BTreeSet<String> = known("[inbound]\nallow = [{ zz = 1 }]")
+        .into_iter()
+        .collect();
+    assert_eq!(both(&["inbound", "allow"]), rule);
+}
+
+#[test]
+fn a_configuration_survives_being_shown() {
+    for text in [TEMPLATE.to_owned(), defaults(), examples()] {
+        let config: Config = toml::from_str(&text).unwrap();
+        let shown = toml::to_string(&config).unwrap();
+        assert_eq!(toml::from_str::<Config>(&shown).unwrap(), config, "{shown}");
+    }
+}
+
+#[test]
+fn a_typing_error_is_answered_with_the_line_and_the_nearest_name() {
+    let cases = [
+        (
+            "[node]\nnmae = 'a'",
+            "meshd.toml:2: unknown key `nmae`, did you mean `name`?",
+        ),
+        (
+            "\n[intreface]\nmtu = 1",
+            "meshd.toml:2: unknown key `intreface`, did you mean `interface`?",
+        ),
+        (
+            "[log]\nlevel = 'inof'",
+            "meshd.toml:2: unknown value `inof`, did you mean `info`?",
+        ),
+        (
+            "[dns]\ncolour = 1",
+            "meshd.toml:2: unknown key `colour`, known are mode, domain",
+        ),
+        (
+            "[interface]\nmtu = 'x'",
+            "meshd.toml:2: invalid type: string \"x\", expected u16",
+        ),
+        (
+            "[interface]\nmtu = 70000",
+            "meshd.toml:2: invalid value: integer `70000`, expected u16",
+        ),
+        (
+            "[[peers]]\nendpoint = 5",
+            "meshd.toml:2: invalid type: integer `5`, expected \"host:port\" or a list of them",
+        ),
+        (
+            "[[wireguard.stock]]\npublic_key = 'x'",
+            "meshd.toml:1: missing field `name`",
+        ),
+    ];
+    for (text, expected) in cases {
+        assert_eq!(faults(text), expected);
+    }
+}
+
+#[test]
+fn every_fault_is_named_with_its_line() {
+    let text = format!(
+        "[node]
+name = 'Nas'
+open = true
+[interface]
+mtu = 1000
+name = 'a/b'
+[wireguard]
+listen = ['[::]:0', '[::]:0', 'here']
+[[peers]]
+name = 'vps1'
+public_key = '{peer}'
+endpoint = ['vps1.example.org', '[600::1]:1', '192.0.2.1:0', '2001:db8::1:5', '[::]:9', 'a b:9']
+inbound = 'rules'
+[[peers]]
+name = 'vps1'
+public_key = '{peer}'
+[[peers]]
+name = 'nobody'
+[[peers]]
+public_key = '{own}'
+[[peers]]
+public_key = 'dnLWfRiWU4Q3j/WPzwFMgy6dqkNi7ByvldsDBvRZxRI='
+",
+        peer = key(1),
+        own = key(0),
+    );
+    insta::assert_snapshot!(faults(&text), @r#"
+    meshd.toml:2: node.name: `Nas` is no name: 1 to 63 lower-case letters, digits and hyphens
+    meshd.toml:3: node.open: true needs [inbound] default = "allow": this version has no filter that could keep strangers out, so say that they may come in
+    meshd.toml:5: interface.mtu: 1000 is not from 1280 (the least of IPv6) to 65475
+    meshd.toml:6: interface.name: `a/b` is no name of an interface: 1 to 15 characters, no space, / or :
+    meshd.toml:8: wireguard.listen[1]: [::]:0 is there twice
+    meshd.toml:8: wireguard.listen[2]: `here` is not an address and port such as [::]:51860 or 0.0.0.0:51860
+    meshd.toml:12: peers[0].endpoint: `vps1.example.org`: has no port: write host:port, [IPv6]:port
+    meshd.toml:12: peers[0].endpoint: `[600::1]:1`: an endpoint inside the overlay (0600::/8) would carry the mesh over itself: write the underlay address
+    meshd.toml:12: peers[0].endpoint: `192.0.2.1:0`: the port is not a number from 1 to 65535
+    meshd.toml:12: peers[0].endpoint: `2001:db8::1:5`: an IPv6 address needs brackets: [2001:db8::1]:51860
+    meshd.toml:12: peers[0].endpoint: `[::]:9`: nobody can be reached at an unspecified, multicast or broadcast address
+    meshd.toml:12: peers[0].endpoint: `a b:9`: the host is neither an address nor a DNS name
+    meshd.toml:13: peers[0].inbound: "rules" needs [inbound] default = "allow": this version cannot let replies pass and stop the rest
+    meshd.toml:15: peers[1].name: `vps1` is the name of peers[0].name already
+    meshd.toml:16: peers[1].public_key: the same key as peers[0].public_key
+    meshd.toml:17: peers[2]: a peer needs `public_key`, or an `address` that ends in its PeerId
+    meshd.toml:20: peers[3].public_key: this is the node's own key
+    meshd.toml:22: peers[4].public_key: the key was not mined for an address (its hash lacks the 16 leading zero bits); a stock WireGuard device belongs into [[wireguard.stock]]
+    "#);
+}
+
+#[test]
+fn a_peer_may_be_known_by_its_peer_id() {
+    let node = testdata::identity(1).node();
+    let text =
+        format!("[[peers]]\nname = 'vps1'\naddress = '/ip4/203.0.113.7/tcp/51861/p2p/{node}'\n");
+    let peers = settings(&text);
+    assert_eq!(peers.peers[0].node, node);
+    assert_eq!(peers.peers[0].endpoints, []);
+    assert_eq!(peers.warnings.len(), 1);
+    assert_eq!(peers.warnings[0].code, "NO-ENDPOINT");
+    let reached = settings(&(text.clone() + "endpoint = 'vps1.example.org:51860'\n"));
+    assert_eq!(reached.warnings, []);
+    assert_eq!(
+        reached.peers[0].endpoints[0].to_string(),
+        "vps1.example.org:51860"
+    );
+    let other = faults(&(text + &format!("public_key = '{}'\n", key(2))));
+    assert_eq!(
+        other,
+        "meshd.toml:4: peers[0].public_key: is not the key of the PeerId in `address`: drop one of the two"
+    );
+}
+
+#[test]
+fn addresses_that_lead_nowhere_are_refused() {
+    let node = testdata::identity(1).node();
+    let other = testdata::identity(2).node();
+    let good = [
+        format!("/dns4/vps1.example.org/tcp/51861/p2p/{node}"),
+        format!("/ip6/2001:db8::7/udp/51861/quic-v1/p2p/{node}"),
+        format!("/ip4/203.0.113.7/tcp/1/p2p/{other}/p2p-circuit/p2p/{node}"),
+    ];
+    for text in good {
+        assert_eq!(
+            text.parse::<PeerAddress>().map(|address| address.node),
+            Ok(node),
+            "{text}"
+        );
+    }
+    let bad = [
+        String::new(),
+        "/".into(),
+        format!("/p2p/{node}"),
+        "/ip4/203.0.113.7/tcp/51861".into(),
+        format!("/ip4/203.0.113.7/tcp/0/p2p/{node}"),
+        format!("/ip6/600::1/tcp/1/p2p/{node}"),
+        format!("/ip4/0.0.0.0/tcp/1/p2p/{node}"),
+        format!("/ip4/203.0.113.7/ws/p2p/{node}"),
+        format!("/ip4/203.0.113.7/tcp/1/p2p/{node}/p2p-circuit"),
+        format!("/ip4/203.0.113.7/tcp/1/p2p/{node}/tcp/2"),
+        "/ip4/203.0.113.7/tcp/1/p2p/12D3KooW".into(),
+    ];
+    for text in bad {
+        assert!(text.parse::<PeerAddress>().is_err(), "{text}");
+    }
+}
+
+#[test]
+fn endpoints_keep_their_spelling() {
+    let texts = [
+        "192.0.2.1:51860",
+        "[2001:db8::1]:51860",
+        "[fe80::1%3]:1",
+        "vps1.example.org:51860",
+    ];
+    for text in texts {
+        assert_eq!(text.parse::<HostPort>().unwrap().to_string(), text);
+    }
+    assert_eq!(
+        "VPS1.Example.org.:1"
+            .parse::<HostPort>()
+            .unwrap()
+            .to_string(),
+        "vps1.example.org:1"
+    );
+    for text in [
+        "",
+        ":1",
+        "host",
+        "host:0",
+        "host:65536",
+        "1.2.3:4",
+        "[vps1]:1",
+        "-a.b:1",
+        "a..b:1",
+        "[::ffff:0.0.0.0]:1",
+    ] {
+        assert!(text.parse::<HostPort>().is_err(), "{text}");
+    }
+}
+
+#[test]
+fn strangers_come_in_only_when_that_is_said_twice() {
+    assert!(
+        faults("[node]\nopen = true")
+            .starts_with("meshd.toml:2: node.open: true needs [inbound] default")
+    );
+    let open = settings("[node]\nopen = true\n[inbound]\ndefault = 'allow'");
+    assert_eq!(open.admission, Admission::Open);
+    assert_eq!(settings("").admission, Admission::Listed);
+}
+
+#[test]
+fn devices_get_addresses_of_this_node_only() {
+    let node = testdata::identity(0).node();
+    let prefix = node.prefix().network().to_string();
+    let prefix = prefix.trim_end_matches("::");
+    let device = |n: usize, allowed: &str| {
+        format!(
+            "[[wireguard.stock]]\nname = 'd{n}'\npublic_key = '{}'\nallowed = ['{allowed}']\n",
+            key(n)
+        )
+    };
+    let good =
+        settings(&(device(1, &format!("{prefix}:1::/80")) + &device(2, &format!("{prefix}::2"))));
+    assert_eq!(good.stock.len(), 2);
+    let text = [
+        device(1, "6ff::5"),
+        device(2, &format!("{prefix}::1")),
+        device(3, "2001:db8::/80"),
+        device(4, &format!("{prefix}:2::7/80")),
+        device(5, &format!("{prefix}:1::/80")),
+        device(6, &format!("{prefix}:1::9")),
+    ];
+    insta::assert_snapshot!(faults(&text.concat()), @r"
+    meshd.toml:4: wireguard.stock[0].allowed: 6ff::5/128 is not inside this node's 664:6008:a954:afec::/64
+    meshd.toml:8: wireguard.stock[1].allowed: 664:6008:a954:afec::1/128 contains the node's own address 664:6008:a954:afec::1
+    meshd.toml:12: wireguard.stock[2].allowed: 2001:db8::/80 is not inside a node's /64
+    meshd.toml:16: wireguard.stock[3].allowed: `664:6008:a954:afec:2::7/80` has bits set behind its prefix: write 664:6008:a954:afec:2::/80
+    meshd.toml:24: wireguard.stock[5].allowed: 664:6008:a954:afec:1::9/128 overlaps with 664:6008:a954:afec:1::/80 of wireguard.stock[4].allowed
+    ");
+}
+
+#[test]
+fn what_is_not_there_yet_is_never_silently_ignored() {
+    let text = "
+[node]
+relay = 'open'
+relay_mbit = 5
+[control]
+listen = []
+dht = 'server'
+[inbound]
+icmp_echo = false
+allow = [{ from = 'member:a' }]
+[[workload]]
+name = 'web'
+netns = 'web'
+[metrics]
+listen = '[::1]:9586'
+[dns]
+mode = 'resolved'
+domain = 'home'
+";
+    let warnings = settings(text).warnings;
+    assert!(warnings.iter().all(|warning| warning.code == "NOT-YET"));
+    let keys: Vec<&str> = warnings
+        .iter()
+        .map(|warning| warning.text.split(':').next().unwrap())
+        .collect();
+    assert_eq!(
+        keys,
+        [
+            "node.relay = \"open\"",
+            "node.relay_mbit",
+            "control.listen",
+            "control.dht = \"server\"",
+            "inbound.icmp_echo = false",
+            "inbound.allow",
+            "[[workload]]",
+            "metrics.listen",
+            "dns.mode = \"resolved\"",
+            "dns.domain",
+        ]
+    );
+    let less = "[node]\nrelay = 'off'\n[control]\nenabled = false\nmdns = false\ndht = 'off'\n[dns]\nmode = 'off'";
+    assert_eq!(settings(less).warnings, []);
+}
+
+#[test]
+fn a_reload_says_what_changes_now_and_what_later() {
+    let peer = |n: usize, endpoint: &str| {
+        format!(
+            "[[peers]]\nname = 'p{n}'\npublic_key = '{}'\nendpoint = '{endpoint}'\n",
+            key(n)
+        )
+    };
+    let old = settings(&[peer(1, "a:1"), peer(2, "b:1"), peer(3, "c:1")].concat());
+    let head = format!(
+        "[log]\nlevel = 'debug'\n[interface]\nmtu = 1400\n[node]\nallow_keys = ['{}']\n",
+        key(5)
+    );
+    let new = settings(&[head, peer(1, "a:1"), peer(2, "b:2"), peer(4, "d:1")].concat());
+    let changes = old.changes(&new);
+    let allowed = format!(
+        "allowed key of {} added",
+        testdata::identity(5).node().address()
+    );
+    assert_eq!(
+        changes.applied,
+        [
+            "peer p2 changed",
+            "peer p4 added",
+            "peer p3 removed",
+            &allowed,
+            "log.level"
+        ]
+    );
+    assert_eq!(changes.restart, ["interface.mtu"]);
+    let live = new.clone().live(&old);
+    assert_eq!(old.changes(&live).restart, Vec::<String>::new());
+    assert_eq!(
+        live.changes(&new),
+        Changes {
+            applied: vec![],
+            restart: vec!["interface.mtu".into()]
+        }
+    );
+    assert_eq!(old.changes(&old), Changes::default());
+}
+
+#[test]
+fn flags_replace_what_the_file_says() {
+    let source = Source {
+        state_dir: Some("/s".into()),
+        socket: Some("/x".into()),
+        ..source()
+    };
+    let settings = source.check("[api]\nsocket = '/other'", None).unwrap();
+    assert_eq!(
+        (settings.state_dir, settings.api.socket),
+        ("/s".into(), "/x".into())
+    );
+}
+
+proptest::proptest! {
+    #[test]
+    fn no_text_makes_the_check_panic(text in "\\PC{0,80}", line in 0_usize..100, cut in 0_usize..60) {
+        let _ = source().check(&text, None);
+        // A valid file with one line replaced, and one cut off somewhere.
+        let examples = examples();
+        let mut lines: Vec<&str> = examples.lines().collect();
+        let at = line % lines.len();
+        lines[at] = &text;
+        let _ = source().check(&lines.join("\n"), None);
+        lines[at] = &examples[..cut];
+        let _ = source().check(&lines.join("\n"), None);
+        let _ = text.parse::<HostPort>();
+        let _ = text.parse::<PeerAddress>();
+    }
+}
