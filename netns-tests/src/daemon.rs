@@ -33,6 +33,7 @@ pub struct Settings {
     identity: Identity,
     listen: Vec<String>,
     mtu: Option<u16>,
+    log_level: String,
     node: String,
     tables: String,
 }
@@ -41,26 +42,49 @@ impl Settings {
     /// The node with this identity, on port 51860 of all addresses, without libp2p.
     pub fn new(identity: &Identity) -> Self {
         let listen = vec![format!("[::]:{PORT}"), format!("0.0.0.0:{PORT}")];
-        Self { identity: identity.clone(), listen, mtu: None, node: String::new(), tables: "[control]\nenabled = false\n".into() }
+        Self {
+            identity: identity.clone(),
+            listen,
+            mtu: None,
+            log_level: "debug".into(),
+            node: String::new(),
+            tables: "[control]\nenabled = false\n".into(),
+        }
     }
 
     /// The two ends of a link: nodes that know each other's key and endpoint.
     pub fn pair(a: (&Identity, IpAddr), b: (&Identity, IpAddr)) -> (Self, Self) {
         let at = |address| SocketAddr::new(address, PORT);
-        (Self::new(a.0).peer("b", b.0, Some(at(b.1))), Self::new(b.0).peer("a", a.0, Some(at(a.1))))
+        (
+            Self::new(a.0).peer("b", b.0, Some(at(b.1))),
+            Self::new(b.0).peer("a", a.0, Some(at(a.1))),
+        )
     }
 
     /// A peer, by what this node calls it, where it is to be found if that is known.
     #[must_use]
     pub fn peer(self, name: &str, peer: &Identity, endpoint: Option<SocketAddr>) -> Self {
-        let endpoint = endpoint.map(|endpoint| format!("endpoint = \"{endpoint}\"\n")).unwrap_or_default();
-        self.table(&format!("[[peers]]\nname = \"{name}\"\npublic_key = \"{}\"\n{endpoint}", peer.public_key))
+        let endpoint = endpoint
+            .map(|endpoint| format!("endpoint = \"{endpoint}\"\n"))
+            .unwrap_or_default();
+        self.table(&format!(
+            "[[peers]]\nname = \"{name}\"\npublic_key = \"{}\"\n{endpoint}",
+            peer.public_key
+        ))
     }
 
     /// A stock WireGuard device that is a leaf of this node, with its address there.
     #[must_use]
-    pub fn stock(self, name: &str, public_key: &str, allowed: Ipv6Addr, endpoint: Option<SocketAddr>) -> Self {
-        let endpoint = endpoint.map(|endpoint| format!("endpoint = \"{endpoint}\"\n")).unwrap_or_default();
+    pub fn stock(
+        self,
+        name: &str,
+        public_key: &str,
+        allowed: Ipv6Addr,
+        endpoint: Option<SocketAddr>,
+    ) -> Self {
+        let endpoint = endpoint
+            .map(|endpoint| format!("endpoint = \"{endpoint}\"\n"))
+            .unwrap_or_default();
         self.table(&format!(
             "[[wireguard.stock]]\nname = \"{name}\"\npublic_key = \"{public_key}\"\nallowed = [\"{allowed}/128\"]\n{endpoint}"
         ))
@@ -77,6 +101,13 @@ impl Settings {
     #[must_use]
     pub const fn mtu(mut self, mtu: u16) -> Self {
         self.mtu = Some(mtu);
+        self
+    }
+
+    /// Another level than `debug`.
+    #[must_use]
+    pub fn log_level(mut self, level: &str) -> Self {
+        level.clone_into(&mut self.log_level);
         self
     }
 
@@ -98,13 +129,22 @@ impl Settings {
 
     fn toml(&self, name: &str, paths: &Paths) -> String {
         let mut text = String::new();
-        let mtu = self.mtu.map(|mtu| format!("mtu = {mtu}\n")).unwrap_or_default();
-        let listen = self.listen.iter().map(|address| format!("\"{address}\"")).collect::<Vec<_>>().join(", ");
+        let mtu = self
+            .mtu
+            .map(|mtu| format!("mtu = {mtu}\n"))
+            .unwrap_or_default();
+        let listen = self
+            .listen
+            .iter()
+            .map(|address| format!("\"{address}\""))
+            .collect::<Vec<_>>()
+            .join(", ");
         write!(
             text,
             "[node]\nname = \"{name}\"\nstate_dir = \"{state}\"\n{node}\n[interface]\nname = \"mesh0\"\n{mtu}\n[wireguard]\nlisten = [{listen}]\n\n\
-             [api]\nsocket = \"{socket}\"\n\n[log]\nlevel = \"debug\"\nformat = \"text\"\n\n{tables}",
+             [api]\nsocket = \"{socket}\"\n\n[log]\nlevel = \"{level}\"\nformat = \"text\"\n\n{tables}",
             state = paths.state.display(),
+            level = self.log_level,
             node = self.node,
             socket = paths.socket.display(),
             tables = self.tables,
@@ -153,11 +193,21 @@ impl Daemon {
                 .create_new(true)
                 .mode(0o600)
                 .open(&key)
-                .and_then(|mut file| std::io::Write::write_all(&mut file, format!("{}\n", settings.identity.seed).as_bytes()))
+                .and_then(|mut file| {
+                    std::io::Write::write_all(
+                        &mut file,
+                        format!("{}\n", settings.identity.seed).as_bytes(),
+                    )
+                })
                 .unwrap_or_else(|err| panic!("cannot write {}: {err}", key.display()));
         }
         let identity = settings.identity.clone();
-        let daemon = Self(Arc::new(Inner { host: host.clone(), identity, paths, process: Mutex::default() }));
+        let daemon = Self(Arc::new(Inner {
+            host: host.clone(),
+            identity,
+            paths,
+            process: Mutex::default(),
+        }));
         daemon.configure(&settings);
         daemon.run();
         daemon
@@ -165,25 +215,41 @@ impl Daemon {
 
     #[track_caller]
     fn run(&self) {
-        let line = format!("{} run --config {}", program(), self.0.paths.config.display());
+        let line = format!(
+            "{} run --config {}",
+            program(),
+            self.0.paths.config.display()
+        );
         *self.process() = Some(self.0.host.spawn(&line));
-        wait_until(START, &format!("meshd on {} is ready", self.0.host.name()), || {
-            if self.process().as_mut().is_none_or(|process| !process.is_running()) {
-                panic!("meshd on {} has ended: {}", self.0.host.name(), self.log());
-            }
-            self.try_status()
-        });
+        wait_until(
+            START,
+            &format!("meshd on {} is ready", self.0.host.name()),
+            || {
+                if self
+                    .process()
+                    .as_mut()
+                    .is_none_or(|process| !process.is_running())
+                {
+                    panic!("meshd on {} has ended: {}", self.0.host.name(), self.log());
+                }
+                self.try_status()
+            },
+        );
     }
 
     fn process(&self) -> MutexGuard<'_, Option<Process>> {
-        self.0.process.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0
+            .process
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Writes another configuration, for [`Self::reload`] or [`Self::restart`] to apply.
     #[track_caller]
     pub fn configure(&self, settings: &Settings) {
         let text = settings.toml(self.0.host.name(), &self.0.paths);
-        fs::write(&self.0.paths.config, text).unwrap_or_else(|err| panic!("cannot write the configuration: {err}"));
+        fs::write(&self.0.paths.config, text)
+            .unwrap_or_else(|err| panic!("cannot write the configuration: {err}"));
     }
 
     /// The host it runs on.
@@ -216,7 +282,12 @@ impl Daemon {
     /// When it cannot be started or takes more than 15 seconds.
     pub fn command(&self, line: &str) -> Result<Output, String> {
         let paths = &self.0.paths;
-        let line = format!("{} --socket {} --config {} {line}", program(), paths.socket.display(), paths.config.display());
+        let line = format!(
+            "{} --socket {} --config {} {line}",
+            program(),
+            paths.socket.display(),
+            paths.config.display()
+        );
         self.0.host.output(&line, COMMAND)
     }
 
@@ -226,7 +297,8 @@ impl Daemon {
     /// When it fails or prints something else.
     #[track_caller]
     pub fn json(&self, line: &str) -> Value {
-        self.try_json(line).unwrap_or_else(|err| panic!("{}: meshd {line}: {err}", self.0.host.name()))
+        self.try_json(line)
+            .unwrap_or_else(|err| panic!("{}: meshd {line}: {err}", self.0.host.name()))
     }
 
     fn try_json(&self, line: &str) -> Result<Value, String> {
@@ -254,20 +326,32 @@ impl Daemon {
     /// What `status` says about the peer of that name, if it is there.
     #[track_caller]
     pub fn peer(&self, name: &str) -> Option<Value> {
-        self.status()["peers"].as_array()?.iter().find(|peer| peer["name"] == name).cloned()
+        self.status()["peers"]
+            .as_array()?
+            .iter()
+            .find(|peer| peer["name"] == name)
+            .cloned()
     }
 
     /// How many packets it dropped, by reason.
     #[track_caller]
     pub fn drops(&self) -> BTreeMap<String, u64> {
         let status = self.status();
-        let drops = status["drops"].as_object().unwrap_or_else(|| panic!("status has no drops: {status}"));
-        drops.iter().map(|(reason, count)| (reason.clone(), count.as_u64().expect("a count is a number"))).collect()
+        let drops = status["drops"]
+            .as_object()
+            .unwrap_or_else(|| panic!("status has no drops: {status}"));
+        drops
+            .iter()
+            .map(|(reason, count)| (reason.clone(), count.as_u64().expect("a count is a number")))
+            .collect()
     }
 
     /// Everything it wrote to its log since it was started last.
     pub fn log(&self) -> String {
-        self.process().as_ref().map(Process::log).unwrap_or_default()
+        self.process()
+            .as_ref()
+            .map(Process::log)
+            .unwrap_or_default()
     }
 
     /// Asks it to end (SIGTERM) and returns how it did; `None` when it had to be killed after five seconds.
@@ -276,7 +360,10 @@ impl Daemon {
     /// When it is stopped already.
     #[track_caller]
     pub fn stop(&self) -> Option<ExitStatus> {
-        self.process().take().expect("the daemon runs").stop()
+        let Some(mut process) = self.process().take() else {
+            panic!("meshd on {} is stopped already", self.0.host.name());
+        };
+        process.stop()
     }
 
     /// Kills it (SIGKILL), if it runs.
@@ -297,7 +384,11 @@ impl Daemon {
     #[track_caller]
     pub fn restart(&self) {
         let ended = self.stop();
-        assert!(ended.is_some_and(|status| status.success()), "meshd on {} did not stop well: {ended:?}", self.0.host.name());
+        assert!(
+            ended.is_some_and(|status| status.success()),
+            "meshd on {} did not stop well: {ended:?}",
+            self.0.host.name()
+        );
         self.run();
     }
 
@@ -311,7 +402,10 @@ impl Daemon {
     /// Sends it a signal by name (`HUP`, `STOP`, `CONT`).
     #[track_caller]
     pub fn signal(&self, name: &str) {
-        self.process().as_mut().expect("the daemon runs").signal(name);
+        self.process()
+            .as_mut()
+            .expect("the daemon runs")
+            .signal(name);
     }
 
     /// Whether it reaches an overlay address, within a second.

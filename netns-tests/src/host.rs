@@ -35,7 +35,8 @@ impl Host {
     pub(crate) fn new(site: &Arc<Site>, name: &str) -> Self {
         let namespace = site.namespace(name);
         let directory = site.directory().join(name);
-        std::fs::create_dir_all(&directory).unwrap_or_else(|err| panic!("cannot make {}: {err}", directory.display()));
+        std::fs::create_dir_all(&directory)
+            .unwrap_or_else(|err| panic!("cannot make {}: {err}", directory.display()));
         let host = Self(Arc::new(Inner {
             site: site.clone(),
             name: name.to_owned(),
@@ -78,7 +79,8 @@ impl Host {
     /// When it fails or takes more than half a minute.
     #[track_caller]
     pub fn run(&self, line: &str) -> String {
-        self.try_run(line).unwrap_or_else(|err| panic!("{}: {line}: {err}", self.name()))
+        self.try_run(line)
+            .unwrap_or_else(|err| panic!("{}: {line}: {err}", self.name()))
     }
 
     /// Runs a command line that may fail.
@@ -101,7 +103,12 @@ impl Host {
     ///
     /// # Errors
     /// When it cannot be started or does not end in time.
-    pub fn output_of(&self, argv: &[&str], input: &str, within: Duration) -> Result<Output, String> {
+    pub fn output_of(
+        &self,
+        argv: &[&str],
+        input: &str,
+        within: Duration,
+    ) -> Result<Output, String> {
         process::run(self.command(argv), input, within)
     }
 
@@ -125,7 +132,11 @@ impl Host {
 
     #[track_caller]
     fn start(&self, command: Command, line: &str) -> Process {
-        let program = line.split_whitespace().next().and_then(|word| word.rsplit('/').next()).unwrap_or("process");
+        let program = line
+            .split_whitespace()
+            .next()
+            .and_then(|word| word.rsplit('/').next())
+            .unwrap_or("process");
         let number = self.0.logs.fetch_add(1, Ordering::Relaxed);
         let log = self.directory().join(format!("{number}-{program}.log"));
         Process::start(command, line, &log).unwrap_or_else(|err| panic!("{}: {err}", self.name()))
@@ -147,7 +158,20 @@ impl Host {
     /// # Errors
     /// What `ping` said.
     pub fn ping(&self, target: impl Into<IpAddr>) -> Result<(), String> {
-        self.try_run(&format!("ping -n -c 1 -W 1 {}", target.into())).map(drop)
+        self.ping_within(target, secs(1))
+    }
+
+    /// Whether one echo request is answered within that time.
+    ///
+    /// # Errors
+    /// What `ping` said.
+    pub fn ping_within(&self, target: impl Into<IpAddr>, within: Duration) -> Result<(), String> {
+        self.try_run(&format!(
+            "ping -n -c 1 -W {} {}",
+            within.as_secs_f64(),
+            target.into()
+        ))
+        .map(drop)
     }
 
     /// Gives an interface one more address (`address/length`).
@@ -190,19 +214,27 @@ impl Host {
         self.run("sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1");
     }
 
-    /// Captures what passes an interface into `<directory>/<interface>.pcap`, from the moment this returns.
+    /// Captures what passes an interface into `<directory>/<number>-<interface>.pcap`, from the moment this returns.
     ///
     /// # Panics
     /// When `tcpdump` does not start within ten seconds.
     #[track_caller]
     pub fn capture(&self, interface: &str) -> PathBuf {
-        let file = self.directory().join(format!("{interface}.pcap"));
-        let mut tcpdump = self.spawn(&format!("tcpdump -n -U -Z root -i {interface} -w {}", file.display()));
+        let number = self.0.logs.fetch_add(1, Ordering::Relaxed);
+        let file = self.directory().join(format!("{number}-{interface}.pcap"));
+        let mut tcpdump = self.spawn(&format!(
+            "tcpdump -n -U --immediate-mode -Z root -i {interface} -w {}",
+            file.display()
+        ));
         wait_until(secs(10), "tcpdump listens", || match tcpdump.status() {
             None if tcpdump.log().contains("listening on") => Ok(()),
             _ => Err(tcpdump.log()),
         });
-        self.0.captures.lock().unwrap_or_else(PoisonError::into_inner).push(tcpdump);
+        self.0
+            .captures
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(tcpdump);
         file
     }
 
@@ -213,20 +245,45 @@ impl Host {
     #[track_caller]
     pub fn meshd(&self, settings: Settings) -> Daemon {
         let daemon = Daemon::start(self, settings);
-        self.0.daemons.lock().unwrap_or_else(PoisonError::into_inner).push(daemon.clone());
+        self.0
+            .daemons
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(daemon.clone());
         daemon
     }
 
     /// Writes into its directory what is known about it.
     pub(crate) fn dump(&self) {
         let mut text = String::new();
-        for line in ["ip addr", "ip -s link", "ip rule", "ip route show table all", "ip -6 addr", "ip -6 rule", "ip -6 route show table all", "ss -anptu", "nft list ruleset"] {
-            let said = self.output(line, secs(5)).map_or_else(|err| err, |output| output.stdout + &output.stderr);
+        for line in [
+            "ip addr",
+            "ip -s link",
+            "ip rule",
+            "ip route show table all",
+            "ip -6 addr",
+            "ip -6 rule",
+            "ip -6 route show table all",
+            "ss -anptu",
+            "nft list ruleset",
+        ] {
+            let said = self
+                .output(line, secs(5))
+                .map_or_else(|err| err, |output| output.stdout + &output.stderr);
             text.push_str(&format!("# {line}\n{said}\n"));
         }
         self.keep("network.txt", &text);
-        for (number, daemon) in self.0.daemons.lock().unwrap_or_else(PoisonError::into_inner).iter().enumerate() {
-            let status = daemon.try_status().map_or_else(|err| err, |status| format!("{status:#}"));
+        for (number, daemon) in self
+            .0
+            .daemons
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .iter()
+            .enumerate()
+        {
+            let status = daemon
+                .try_status()
+                .map_or_else(|err| err, |status| format!("{status:#}"));
             self.keep(&format!("status-{number}.json"), &status);
         }
     }
@@ -240,8 +297,18 @@ impl Host {
 
     /// Ends every process of this host, whoever started it, and removes the namespace.
     pub(crate) fn remove(&self) {
-        self.0.captures.lock().unwrap_or_else(PoisonError::into_inner).clear();
-        for daemon in self.0.daemons.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+        self.0
+            .captures
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clear();
+        for daemon in self
+            .0
+            .daemons
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .drain(..)
+        {
             daemon.kill();
         }
         crate::lab::remove_namespace(self.namespace());

@@ -30,6 +30,8 @@ pub struct Impairment {
     pub rate_kbit: Option<u64>,
     /// How long a frame may wait for its turn where a rate is set; one that would have to wait longer is lost.
     pub queue: Duration,
+    /// Where chance begins anew with this setting; `None` lets it go on (at first, from 0).
+    pub seed: Option<u64>,
 }
 
 impl Default for Impairment {
@@ -43,6 +45,7 @@ impl Default for Impairment {
             duplicates: 0.0,
             rate_kbit: None,
             queue: Duration::from_millis(100),
+            seed: None,
         }
     }
 }
@@ -50,20 +53,36 @@ impl Default for Impairment {
 impl Impairment {
     /// Nothing but a delay, each way.
     pub fn delay(delay: Duration) -> Self {
-        Self { delay, ..Self::default() }
+        Self {
+            delay,
+            ..Self::default()
+        }
     }
 
     /// Nothing but independent losses.
     pub fn loss(loss: f64) -> Self {
-        Self { loss, ..Self::default() }
+        Self {
+            loss,
+            ..Self::default()
+        }
     }
 
     fn words(&self, prefix: &str) -> String {
-        let bursts = self.bursts.unwrap_or(Bursts { begin: 0.0, end: 1.0 });
+        let bursts = self.bursts.unwrap_or(Bursts {
+            begin: 0.0,
+            end: 1.0,
+        });
         let words = [
             format!("delay_us={}", self.delay.as_micros()),
             format!("jitter_us={}", self.jitter.as_micros()),
-            format!("order={}", if self.order == Order::Kept { "kept" } else { "free" }),
+            format!(
+                "order={}",
+                if self.order == Order::Kept {
+                    "kept"
+                } else {
+                    "free"
+                }
+            ),
             format!("loss={}", self.loss),
             format!("burst_begin={}", bursts.begin),
             format!("burst_end={}", bursts.end),
@@ -71,7 +90,13 @@ impl Impairment {
             format!("rate_kbit={}", self.rate_kbit.unwrap_or(0)),
             format!("queue_us={}", self.queue.as_micros()),
         ];
-        words.map(|word| format!("{prefix}{word}")).join(" ")
+        let seed = self.seed.map(|seed| format!("seed={seed}"));
+        let words: Vec<String> = words
+            .into_iter()
+            .chain(seed)
+            .map(|word| format!("{prefix}{word}"))
+            .collect();
+        words.join(" ")
     }
 }
 
@@ -126,13 +151,24 @@ impl Wire {
     #[track_caller]
     pub(crate) fn start(middle: &Host, offloads: Offloads, impairment: Impairment) -> Self {
         let program = lab::program("linkemu");
-        let segments = format!("segments={}", if offloads == Offloads::On { "whole" } else { "none" });
+        let segments = format!(
+            "segments={}",
+            if offloads == Offloads::On {
+                "whole"
+            } else {
+                "none"
+            }
+        );
         let words = impairment.words("");
         let mut argv = vec![program.as_str(), "left", "right", &segments];
         argv.extend(words.split(' '));
         let mut process = middle.spawn_with_input(&argv);
         wait_until(secs(5), "the link emulator runs", || {
-            if process.is_running() && process.log().contains("ready") { Ok(()) } else { Err(process.log()) }
+            if process.is_running() && process.log().contains("ready") {
+                Ok(())
+            } else {
+                Err(process.log())
+            }
         });
         Self(Arc::new(Mutex::new(process)))
     }
@@ -156,9 +192,14 @@ impl Wire {
     #[track_caller]
     pub fn frames(&self) -> [Frames; 2] {
         let answer = self.ask("frames");
-        let answer: Value = serde_json::from_str(&answer).unwrap_or_else(|err| panic!("linkemu answered {answer:?}: {err}"));
+        let answer: Value = serde_json::from_str(&answer)
+            .unwrap_or_else(|err| panic!("linkemu answered {answer:?}: {err}"));
         ["forth", "back"].map(|direction| {
-            let count = |name: &str| answer[direction][name].as_u64().unwrap_or_else(|| panic!("no {name} in {answer}"));
+            let count = |name: &str| {
+                answer[direction][name]
+                    .as_u64()
+                    .unwrap_or_else(|| panic!("no {name} in {answer}"))
+            };
             Frames {
                 received: count("received"),
                 sent: count("sent"),
@@ -174,12 +215,17 @@ impl Wire {
     fn ask(&self, line: &str) -> String {
         let mut process = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let answered = process.log().lines().count();
-        process.tell(line).unwrap_or_else(|err| panic!("linkemu has ended ({err}): {}", process.log()));
+        process
+            .tell(line)
+            .unwrap_or_else(|err| panic!("linkemu has ended ({err}): {}", process.log()));
         let answer = wait_until(secs(5), "the link emulator answers", || {
             let log = process.log();
             // A line counts once its end was written.
             let complete = log.ends_with('\n');
-            log.lines().nth(answered).filter(|_| complete).map(str::to_owned)
+            log.lines()
+                .nth(answered)
+                .filter(|_| complete)
+                .map(str::to_owned)
         });
         assert!(!answer.starts_with("error"), "linkemu: {answer}");
         answer

@@ -53,7 +53,11 @@ impl Site {
 
     /// A name no other user-space WireGuard interface on this machine has: they meet in one directory of sockets.
     pub(crate) fn next_tunnel(&self) -> String {
-        format!("wg{}x{}", std::process::id(), self.tunnels.fetch_add(1, Ordering::Relaxed))
+        format!(
+            "wg{}x{}",
+            std::process::id(),
+            self.tunnels.fetch_add(1, Ordering::Relaxed)
+        )
     }
 }
 
@@ -76,18 +80,36 @@ impl Lab {
     pub fn new(name: &str) -> Self {
         static LABS: AtomicU32 = AtomicU32::new(0);
         sweep();
-        let id = format!("lab{}x{}", std::process::id(), LABS.fetch_add(1, Ordering::Relaxed));
-        let slug: String = name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
+        let id = format!(
+            "lab{}x{}",
+            std::process::id(),
+            LABS.fetch_add(1, Ordering::Relaxed)
+        );
+        let slug: String = name
+            .chars()
+            .map(|c| if c.is_ascii_alphanumeric() { c } else { '-' })
+            .collect();
         let directory = target_directory().join("netns").join(slug);
         let sockets = Path::new(SOCKETS).join(&id);
         if directory.exists() {
-            fs::remove_dir_all(&directory).unwrap_or_else(|err| panic!("cannot clear {}: {err}", directory.display()));
+            fs::remove_dir_all(&directory)
+                .unwrap_or_else(|err| panic!("cannot clear {}: {err}", directory.display()));
         }
         for made in [&directory, &sockets] {
-            fs::create_dir_all(made)
-                .unwrap_or_else(|err| panic!("cannot make {} ({err}); the lab needs root: sudo ./netns-tests/test", made.display()));
+            fs::create_dir_all(made).unwrap_or_else(|err| {
+                panic!(
+                    "cannot make {} ({err}); the lab needs root: sudo ./netns-tests/test",
+                    made.display()
+                )
+            });
         }
-        let site = Site { id, directory, sockets, networks: AtomicU16::new(0), tunnels: AtomicU32::new(0) };
+        let site = Site {
+            id,
+            directory,
+            sockets,
+            networks: AtomicU16::new(0),
+            tunnels: AtomicU32::new(0),
+        };
         Self {
             site: Arc::new(site),
             hosts: Mutex::default(),
@@ -101,7 +123,10 @@ impl Lab {
     #[track_caller]
     pub fn host(&self, name: &str) -> Host {
         let host = Host::new(&self.site, name);
-        self.hosts.lock().unwrap_or_else(PoisonError::into_inner).push(host.clone());
+        self.hosts
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(host.clone());
         host
     }
 
@@ -115,7 +140,9 @@ impl Lab {
     #[track_caller]
     pub fn internet(&self) -> Internet {
         let mut internet = self.internet.lock().unwrap_or_else(PoisonError::into_inner);
-        internet.get_or_insert_with(|| Internet::new(self.host("internet"))).clone()
+        internet
+            .get_or_insert_with(|| Internet::new(self.host("internet")))
+            .clone()
     }
 
     /// A switch: hosts plugged into it share one network.
@@ -141,21 +168,40 @@ impl Lab {
     /// Joins two hosts by a cable through a link emulator, which delays, loses and holds back as told, also later.
     #[track_caller]
     pub fn wire(&self, a: &Host, b: &Host, impairment: Impairment) -> (Link, Wire) {
-        self.wire_with(a, b, Cable { offloads: Offloads::Off, ..Cable::default() }, impairment)
+        self.wire_with(
+            a,
+            b,
+            Cable {
+                offloads: Offloads::Off,
+                ..Cable::default()
+            },
+            impairment,
+        )
     }
 
     /// As [`Self::wire`]; with [`Offloads::On`] the emulator carries segments larger than the MTU as the kernel hands them over.
     #[track_caller]
-    pub fn wire_with(&self, a: &Host, b: &Host, cable: Cable, impairment: Impairment) -> (Link, Wire) {
+    pub fn wire_with(
+        &self,
+        a: &Host,
+        b: &Host,
+        cable: Cable,
+        impairment: Impairment,
+    ) -> (Link, Wire) {
         let number = self.site.next_network();
         let middle = self.host(&format!("wire{number}"));
         // Frames pass through the emulator, not through the middle's own stack.
-        middle.run("sysctl -qw net.ipv6.conf.all.disable_ipv6=1 net.ipv6.conf.default.disable_ipv6=1");
+        middle.run(
+            "sysctl -qw net.ipv6.conf.all.disable_ipv6=1 net.ipv6.conf.default.disable_ipv6=1",
+        );
         let (at_a, at_b) = (a.next_interface(), b.next_interface());
         cable.lay((a, &at_a), (&middle, "left"));
         cable.lay((b, &at_b), (&middle, "right"));
         let wire = Wire::start(&middle, cable.offloads, impairment);
-        self.wires.lock().unwrap_or_else(PoisonError::into_inner).push(wire.clone());
+        self.wires
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(wire.clone());
         (Link::addressed((a, at_a), (b, at_b), number), wire)
     }
 
@@ -177,10 +223,18 @@ impl Lab {
     }
 
     fn dump(&self) {
-        for host in self.hosts.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+        for host in self
+            .hosts
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .iter()
+        {
             host.dump();
         }
-        say(&format!("what the lab knows about this failure: {}", self.site.directory.display()));
+        say(&format!(
+            "what the lab knows about this failure: {}",
+            self.site.directory.display()
+        ));
     }
 }
 
@@ -190,8 +244,16 @@ impl Drop for Lab {
         if failed {
             self.dump();
         }
-        self.wires.lock().unwrap_or_else(PoisonError::into_inner).clear();
-        for host in self.hosts.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+        self.wires
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clear();
+        for host in self
+            .hosts
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .drain(..)
+        {
             host.remove();
         }
         let mut unwanted = vec![&self.site.sockets];
@@ -227,7 +289,10 @@ pub struct Cable {
 
 impl Default for Cable {
     fn default() -> Self {
-        Self { mtu: 1500, offloads: Offloads::On }
+        Self {
+            mtu: 1500,
+            offloads: Offloads::On,
+        }
     }
 }
 
@@ -276,7 +341,10 @@ pub struct Link {
 impl Link {
     #[track_caller]
     fn addressed(a: (&Host, String), b: (&Host, String), network: u16) -> Self {
-        Self { a: Port::addressed(a.0, a.1, network, 1), b: Port::addressed(b.0, b.1, network, 2) }
+        Self {
+            a: Port::addressed(a.0, a.1, network, 1),
+            b: Port::addressed(b.0, b.1, network, 2),
+        }
     }
 
     /// Cuts it: no packet passes until [`Self::mend`].
@@ -290,8 +358,15 @@ impl Link {
     pub fn mend(&self) {
         self.a.host.link_up(&self.a.interface);
         // Taking an interface down takes its IPv6 addresses.
-        if !self.a.host.run(&format!("ip -6 addr show dev {}", self.a.interface)).contains(&self.a.v6.to_string()) {
-            self.a.host.set_address(&self.a.interface, &format!("{}/64", self.a.v6));
+        if !self
+            .a
+            .host
+            .run(&format!("ip -6 addr show dev {}", self.a.interface))
+            .contains(&self.a.v6.to_string())
+        {
+            self.a
+                .host
+                .set_address(&self.a.interface, &format!("{}/64", self.a.v6));
         }
     }
 }
@@ -304,7 +379,12 @@ impl Port {
         let v6 = Ipv6Addr::new(0xfd77, network, 0, 0, 0, 0, 0, u16::from(number));
         host.set_address(&interface, &format!("{v4}/24"));
         host.set_address(&interface, &format!("{v6}/64"));
-        Self { host: host.clone(), interface, v4, v6 }
+        Self {
+            host: host.clone(),
+            interface,
+            v4,
+            v6,
+        }
     }
 }
 
@@ -321,7 +401,11 @@ impl Switch {
     fn new(host: Host, network: u16) -> Self {
         host.run("ip link add bridge type bridge");
         host.link_up("bridge");
-        Self { host, network, ports: AtomicU16::new(0) }
+        Self {
+            host,
+            network,
+            ports: AtomicU16::new(0),
+        }
     }
 
     /// Plugs a host in, with the next free address of both families: `10.77.n.1`, `10.77.n.2`, …
@@ -330,7 +414,8 @@ impl Switch {
     /// When more than 254 hosts share the switch.
     #[track_caller]
     pub fn plug(&self, host: &Host) -> Port {
-        let number = u8::try_from(self.ports.fetch_add(1, Ordering::Relaxed) + 1).expect("a switch has 254 ports");
+        let number = u8::try_from(self.ports.fetch_add(1, Ordering::Relaxed) + 1)
+            .expect("a switch has 254 ports");
         let (here, there) = (format!("port{number}"), host.next_interface());
         Cable::default().lay((&self.host, &here), (host, &there));
         self.host.run(&format!("ip link set {here} master bridge"));
@@ -341,15 +426,21 @@ impl Switch {
 /// Where cargo puts what it builds: two levels above this program, three when it is a test.
 pub(crate) fn target_directory() -> PathBuf {
     let profile = profile_directory();
-    profile.parent().map_or_else(|| profile.clone(), Path::to_owned)
+    profile
+        .parent()
+        .map_or_else(|| profile.clone(), Path::to_owned)
 }
 
 /// Where the programs built together with this one are.
 pub(crate) fn profile_directory() -> PathBuf {
-    let program = std::env::current_exe().unwrap_or_else(|err| panic!("cannot find this program: {err}"));
+    let program =
+        std::env::current_exe().unwrap_or_else(|err| panic!("cannot find this program: {err}"));
     let directory = program.parent().expect("a program lies in a directory");
     match directory.file_name() {
-        Some(name) if name == "deps" => directory.parent().expect("deps lies in a directory").to_owned(),
+        Some(name) if name == "deps" => directory
+            .parent()
+            .expect("deps lies in a directory")
+            .to_owned(),
         _ => directory.to_owned(),
     }
 }
@@ -361,34 +452,44 @@ pub(crate) fn profile_directory() -> PathBuf {
 #[track_caller]
 pub fn program(name: &str) -> String {
     let path = profile_directory().join(name);
-    assert!(path.exists(), "{} is not there; build it: cargo build --workspace --bins", path.display());
+    assert!(
+        path.exists(),
+        "{} is not there; build it: cargo build --workspace --bins",
+        path.display()
+    );
     path.display().to_string()
 }
 
 /// Removes what runs that were killed have left: their names carry the id of a process that is gone.
 fn sweep() {
-    static ONCE: std::sync::Once = std::sync::Once::new();
-    ONCE.call_once(|| {
-        let listed = try_run_outside("ip netns list").unwrap_or_else(|err| panic!("cannot list namespaces: {err}"));
-        let mut gone = BTreeSet::new();
-        for namespace in listed.lines().filter_map(|line| line.split_whitespace().next()) {
-            if let Some(pid) = owner(namespace).filter(|pid| !is_alive(*pid)) {
-                gone.insert(pid);
-                remove_namespace(namespace);
-            }
+    let listed = try_run_outside("ip netns list")
+        .unwrap_or_else(|err| panic!("cannot list namespaces: {err}"));
+    let mut gone = BTreeSet::new();
+    for namespace in listed
+        .lines()
+        .filter_map(|line| line.split_whitespace().next())
+    {
+        if let Some(pid) = owner(namespace).filter(|pid| !is_alive(*pid)) {
+            gone.insert(pid);
+            remove_namespace(namespace);
         }
-        if let Ok(entries) = fs::read_dir(SOCKETS) {
-            for entry in entries.flatten() {
-                if let Some(pid) = entry.file_name().to_str().and_then(owner).filter(|pid| !is_alive(*pid)) {
-                    gone.insert(pid);
-                    if let Err(err) = fs::remove_dir_all(entry.path()) {
-                        say(&format!("cannot remove {}: {err}", entry.path().display()));
-                    }
+    }
+    if let Ok(entries) = fs::read_dir(SOCKETS) {
+        for entry in entries.flatten() {
+            if let Some(pid) = entry
+                .file_name()
+                .to_str()
+                .and_then(owner)
+                .filter(|pid| !is_alive(*pid))
+            {
+                gone.insert(pid);
+                if let Err(err) = fs::remove_dir_all(entry.path()) {
+                    say(&format!("cannot remove {}: {err}", entry.path().display()));
                 }
             }
         }
-        gone.into_iter().for_each(remove_wireguard_sockets);
-    });
+    }
+    gone.into_iter().for_each(remove_wireguard_sockets);
 }
 
 /// The process that a name of ours carries: `lab<pid>x<number>…`.
@@ -401,9 +502,14 @@ fn is_alive(pid: u32) -> bool {
 }
 
 fn remove_wireguard_sockets(pid: u32) {
-    let Ok(entries) = fs::read_dir(WIREGUARD_SOCKETS) else { return };
+    let Ok(entries) = fs::read_dir(WIREGUARD_SOCKETS) else {
+        return;
+    };
     for entry in entries.flatten() {
-        if entry.file_name().to_string_lossy().starts_with(&format!("wg{pid}x"))
+        if entry
+            .file_name()
+            .to_string_lossy()
+            .starts_with(&format!("wg{pid}x"))
             && let Err(err) = fs::remove_file(entry.path())
         {
             say(&format!("cannot remove {}: {err}", entry.path().display()));

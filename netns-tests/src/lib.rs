@@ -18,6 +18,7 @@
 //! returning errors that every test would unwrap. Only [`wait`] pauses.
 //!
 //! Everything is done by `ip`, `nft` and `ethtool` as root; nothing is touched outside the namespaces of the lab.
+#![cfg_attr(test, allow(clippy::unwrap_used, reason = "tests"))]
 
 pub mod daemon;
 pub mod host;

@@ -85,19 +85,31 @@ pub struct NatBox {
 
 impl From<Nat> for NatBox {
     fn from(nat: Nat) -> Self {
-        Self { nat, udp: Udp::Open, wan_input: WanInput::Drop, hairpin: Hairpin::Off, udp_timeouts: None }
+        Self {
+            nat,
+            udp: Udp::Open,
+            wan_input: WanInput::Drop,
+            hairpin: Hairpin::Off,
+            udp_timeouts: None,
+        }
     }
 }
 
 impl NatBox {
     /// A home router that forgets a flow of UDP after two seconds, or five once it was answered.
     pub fn forgetful() -> Self {
-        Self { udp_timeouts: Some((secs(2), secs(5))), ..Nat::PortRestricted.into() }
+        Self {
+            udp_timeouts: Some((secs(2), secs(5))),
+            ..Nat::PortRestricted.into()
+        }
     }
 
     /// A home router that lets no UDP out.
     pub fn udp_blocked() -> Self {
-        Self { udp: Udp::Blocked, ..Nat::PortRestricted.into() }
+        Self {
+            udp: Udp::Blocked,
+            ..Nat::PortRestricted.into()
+        }
     }
 }
 
@@ -112,7 +124,10 @@ impl Internet {
     #[track_caller]
     pub(crate) fn new(host: Host) -> Self {
         host.forward();
-        Self { host, customers: Arc::default() }
+        Self {
+            host,
+            customers: Arc::default(),
+        }
     }
 
     /// Gives a host its own public addresses (`203.0.113.n/30`, `2001:db8:n::2/64`) and default routes.
@@ -140,7 +155,16 @@ impl Internet {
         host.set_address(&interface, &format!("{}/64", v6(2)));
         host.route_by(v4(1));
         host.route_by(v6(1));
-        (Port { host: host.clone(), interface, v4: v4(2), v6: v6(2) }, here, number)
+        (
+            Port {
+                host: host.clone(),
+                interface,
+                v4: v4(2),
+                v6: v6(2),
+            },
+            here,
+            number,
+        )
     }
 
     /// The router itself.
@@ -165,12 +189,23 @@ impl Router {
         host.forward();
         host.run("ip link add lan type bridge");
         // Bridged packets must not pass the router's own rules a second time (they undo what a hairpin translates).
-        if host.try_run("test -e /proc/sys/net/bridge/bridge-nf-call-iptables").is_ok() {
+        if host
+            .try_run("test -e /proc/sys/net/bridge/bridge-nf-call-iptables")
+            .is_ok()
+        {
             host.run("sysctl -qw net.bridge.bridge-nf-call-iptables=0 net.bridge.bridge-nf-call-ip6tables=0");
         }
         host.link_up("lan");
-        let router = Self { internet: Some(lab.internet()), host, network, hosts: Arc::new(AtomicU8::new(10)), wan: None };
-        router.host.set_address("lan", &format!("{}/24", router.lan4(1)));
+        let router = Self {
+            internet: Some(lab.internet()),
+            host,
+            network,
+            hosts: Arc::new(AtomicU8::new(10)),
+            wan: None,
+        };
+        router
+            .host
+            .set_address("lan", &format!("{}/24", router.lan4(1)));
         router
     }
 
@@ -178,10 +213,17 @@ impl Router {
     #[must_use]
     #[track_caller]
     pub fn online(mut self) -> Self {
-        let internet = self.internet.clone().expect("a router knows its lab's internet");
+        let internet = self
+            .internet
+            .clone()
+            .expect("a router knows its lab's internet");
         let (wan, there, number) = internet.connect_by(&self.host, "wan".to_owned());
         let prefix = |last| Ipv6Addr::new(0x2001, 0xdb8, u16::from(number), 1, 0, 0, 0, last);
-        internet.host.run(&format!("ip -6 route add {}/64 via {} dev {there}", prefix(0), wan.v6));
+        internet.host.run(&format!(
+            "ip -6 route add {}/64 via {} dev {there}",
+            prefix(0),
+            wan.v6
+        ));
         self.host.set_address("lan", &format!("{}/64", prefix(1)));
         self.wan = Some(wan);
         self
@@ -204,8 +246,13 @@ impl Router {
     pub fn nat(self, nat: impl Into<NatBox>) -> Self {
         let nat = nat.into();
         let rules = rules(&nat, self.external(), &format!("{}/24", self.lan4(0)));
-        let loaded = self.host.output_of(&["nft", "-f", "-"], &rules, secs(10)).and_then(crate::process::Output::success);
-        loaded.unwrap_or_else(|err| panic!("{}: nft refuses {nat:?}: {err}\n{rules}", self.host.name()));
+        let loaded = self
+            .host
+            .output_of(&["nft", "-f", "-"], &rules, secs(10))
+            .and_then(crate::process::Output::success);
+        loaded.unwrap_or_else(|err| {
+            panic!("{}: nft refuses {nat:?}: {err}\n{rules}", self.host.name())
+        });
         if let Some((alone, answered)) = nat.udp_timeouts {
             let (alone, answered) = (alone.as_secs(), answered.as_secs());
             self.host.run(&format!(
@@ -240,7 +287,12 @@ impl Router {
             segments[7] = 1;
             host.route_by(Ipv6Addr::from(segments));
         }
-        Port { host: host.clone(), interface, v4, v6 }
+        Port {
+            host: host.clone(),
+            interface,
+            v4,
+            v6,
+        }
     }
 
     /// Forgets every flow, as a router does that restarts.
@@ -255,7 +307,10 @@ impl Router {
     /// When it has no outside yet.
     #[track_caller]
     pub fn external(&self) -> Ipv4Addr {
-        self.wan.as_ref().map(|wan| wan.v4).expect("a router has an external address once it is online or behind another")
+        self.wan
+            .as_ref()
+            .map(|wan| wan.v4)
+            .expect("a router has an external address once it is online or behind another")
     }
 
     /// The namespace it lives in.
@@ -271,7 +326,8 @@ impl Router {
 
 /// The rules of one box, for `nft -f -`.
 fn rules(nat: &NatBox, external: Ipv4Addr, lan: &str) -> String {
-    let (mut maps, mut learn, mut inward, mut outward) = (String::new(), Vec::new(), Vec::new(), Vec::new());
+    let (mut maps, mut learn, mut inward, mut outward) =
+        (String::new(), Vec::new(), Vec::new(), Vec::new());
     let ports = || {
         let port = |n: u32| format!("{n} : {external} . {}", FIRST_PORT + n);
         (0..PORTS).map(port).collect::<Vec<_>>().join(", ")
@@ -318,7 +374,10 @@ fn rules(nat: &NatBox, external: Ipv4Addr, lan: &str) -> String {
         inward.push(format!(
             "iifname lan ip daddr {external} meta l4proto udp dnat ip addr . port to udp dport map @turned"
         ));
-        outward.insert(0, format!("iifname lan oifname lan ct status dnat snat to {external}"));
+        outward.insert(
+            0,
+            format!("iifname lan oifname lan ct status dnat snat to {external}"),
+        );
     }
     if nat.nat != Nat::None {
         outward.push("oifname wan masquerade".into());
@@ -332,15 +391,24 @@ fn rules(nat: &NatBox, external: Ipv4Addr, lan: &str) -> String {
             "iifname lan oifname wan tcp dport != 443 reject with tcp reset".into(),
         ]),
     }
-    forward.extend(["ct state established,related accept".into(), "iifname lan accept".into(), "ct status dnat accept".into()]);
+    forward.extend([
+        "ct state established,related accept".into(),
+        "iifname lan accept".into(),
+        "ct status dnat accept".into(),
+    ]);
     let input = match nat.wan_input {
         WanInput::Open => None,
         WanInput::Drop => Some("drop"),
         WanInput::Reject => Some("reject"),
     };
     let input = input.map(|verdict| format!("iifname wan meta l4proto udp {verdict}"));
-    let input: Vec<String> = ["ct state established,related accept".to_owned()].into_iter().chain(input).collect();
-    let chain = |name: &str, hook: &str, body: &[String]| format!("chain {name} {{\ntype {hook}\n{}\n}}\n", body.join("\n"));
+    let input: Vec<String> = ["ct state established,related accept".to_owned()]
+        .into_iter()
+        .chain(input)
+        .collect();
+    let chain = |name: &str, hook: &str, body: &[String]| {
+        format!("chain {name} {{\ntype {hook}\n{}\n}}\n", body.join("\n"))
+    };
     [
         "table ip nat {\n".into(),
         maps,
@@ -349,8 +417,16 @@ fn rules(nat: &NatBox, external: Ipv4Addr, lan: &str) -> String {
         chain("inward", "nat hook prerouting priority -100;", &inward),
         chain("outward", "nat hook postrouting priority 100;", &outward),
         "}\ntable inet firewall {\n".into(),
-        chain("forward", "filter hook forward priority 0; policy drop;", &forward),
-        chain("input", "filter hook input priority 0; policy accept;", &input),
+        chain(
+            "forward",
+            "filter hook forward priority 0; policy drop;",
+            &forward,
+        ),
+        chain(
+            "input",
+            "filter hook input priority 0; policy accept;",
+            &input,
+        ),
         "}\n".into(),
     ]
     .concat()

@@ -30,7 +30,11 @@ impl Output {
         if self.status.success() {
             return Ok(self.stdout);
         }
-        let said = if self.stderr.trim().is_empty() { &self.stdout } else { &self.stderr };
+        let said = if self.stderr.trim().is_empty() {
+            &self.stdout
+        } else {
+            &self.stderr
+        };
         Err(format!("{}: {}", self.status, said.trim()))
     }
 }
@@ -57,10 +61,22 @@ pub(crate) fn command(namespace: Option<&str>, words: &[&str]) -> Command {
 pub(crate) fn run(mut command: Command, input: &str, within: Duration) -> Result<Output, String> {
     // Files rather than pipes: nobody has to read while the process runs, and whoever inherits them cannot hold us up.
     let [mut stdin, mut stdout, mut stderr] = [scratch()?, scratch()?, scratch()?];
-    stdin.write_all(input.as_bytes()).and_then(|()| stdin.rewind()).map_err(|err| format!("cannot pass input: {err}"))?;
-    let handle = |file: &File| file.try_clone().map(Stdio::from).map_err(|err| format!("cannot share a file: {err}"));
-    command.stdin(handle(&stdin)?).stdout(handle(&stdout)?).stderr(handle(&stderr)?);
-    let mut child = command.spawn().map_err(|err| format!("cannot start {command:?}: {err}"))?;
+    stdin
+        .write_all(input.as_bytes())
+        .and_then(|()| stdin.rewind())
+        .map_err(|err| format!("cannot pass input: {err}"))?;
+    let handle = |file: &File| {
+        file.try_clone()
+            .map(Stdio::from)
+            .map_err(|err| format!("cannot share a file: {err}"))
+    };
+    command
+        .stdin(handle(&stdin)?)
+        .stdout(handle(&stdout)?)
+        .stderr(handle(&stderr)?);
+    let mut child = command
+        .spawn()
+        .map_err(|err| format!("cannot start {command:?}: {err}"))?;
     let ended = poll_until(within, || match child.try_wait() {
         Ok(Some(status)) => Ok(status),
         Ok(None) => Err("still running".to_owned()),
@@ -69,9 +85,18 @@ pub(crate) fn run(mut command: Command, input: &str, within: Duration) -> Result
     let status = ended.map_err(|late| {
         end(&mut child);
         let said: String = [text(&mut stdout), text(&mut stderr)].concat();
-        format!("killed after {:.1} s, {}: {}", late.waited.as_secs_f64(), late.last, said.trim())
+        format!(
+            "killed after {:.1} s, {}: {}",
+            late.waited.as_secs_f64(),
+            late.last,
+            said.trim()
+        )
     })?;
-    Ok(Output { status, stdout: text(&mut stdout), stderr: text(&mut stderr) })
+    Ok(Output {
+        status,
+        stdout: text(&mut stdout),
+        stderr: text(&mut stderr),
+    })
 }
 
 /// A process that runs beside the test. It is killed when this is dropped; its output stays in the log.
@@ -92,13 +117,19 @@ impl Process {
             .append(true)
             .open(log)
             .map_err(|err| format!("cannot write {}: {err}", log.display()))?;
-        let again = file.try_clone().map_err(|err| format!("cannot share {}: {err}", log.display()))?;
+        let again = file
+            .try_clone()
+            .map_err(|err| format!("cannot share {}: {err}", log.display()))?;
         let child = command
             .stdout(file)
             .stderr(again)
             .spawn()
             .map_err(|err| format!("cannot start {command:?}: {err}"))?;
-        Ok(Self { child, name: name.to_owned(), log: log.to_owned() })
+        Ok(Self {
+            child,
+            name: name.to_owned(),
+            log: log.to_owned(),
+        })
     }
 
     /// Its process id, which is that of the program itself.
@@ -108,12 +139,17 @@ impl Process {
 
     /// Everything it wrote so far.
     pub fn log(&self) -> String {
-        fs::read(&self.log).map_or_else(|_| String::new(), |bytes| String::from_utf8_lossy(&bytes).into_owned())
+        fs::read(&self.log).map_or_else(
+            |_| String::new(),
+            |bytes| String::from_utf8_lossy(&bytes).into_owned(),
+        )
     }
 
     /// Its exit status once it has ended.
     pub fn status(&mut self) -> Option<ExitStatus> {
-        self.child.try_wait().unwrap_or_else(|err| panic!("cannot ask for the state of {}: {err}", self.name))
+        self.child
+            .try_wait()
+            .unwrap_or_else(|err| panic!("cannot ask for the state of {}: {err}", self.name))
     }
 
     /// Whether it still runs.
@@ -129,7 +165,12 @@ impl Process {
     pub fn wait(&mut self, within: Duration) -> ExitStatus {
         match poll_until(within, || self.status()) {
             Ok(status) => status,
-            Err(late) => panic!("{} still runs after {:.1} s; it said: {}", self.name, late.waited.as_secs_f64(), self.log()),
+            Err(late) => panic!(
+                "{} still runs after {:.1} s; it said: {}",
+                self.name,
+                late.waited.as_secs_f64(),
+                self.log()
+            ),
         }
     }
 
@@ -154,15 +195,23 @@ impl Process {
     /// When there is no such signal.
     pub fn signal(&mut self, name: &str) {
         if self.is_running() {
-            let sent = Command::new("kill").args(["-s", name, &self.id().to_string()]).status();
-            assert!(sent.is_ok_and(|status| status.success()), "cannot send SIG{name} to {}", self.name);
+            let sent = Command::new("kill")
+                .args(["-s", name, &self.id().to_string()])
+                .status();
+            assert!(
+                sent.is_ok_and(|status| status.success()),
+                "cannot send SIG{name} to {}",
+                self.name
+            );
         }
     }
 
     /// Writes a line to its standard input, if the command was started with one.
     pub(crate) fn tell(&mut self, line: &str) -> std::io::Result<()> {
         let Some(stdin) = self.child.stdin.as_mut() else {
-            return Err(std::io::Error::other("it was started without standard input"));
+            return Err(std::io::Error::other(
+                "it was started without standard input",
+            ));
         };
         writeln!(stdin, "{line}").and_then(|()| stdin.flush())
     }
@@ -200,8 +249,13 @@ fn scratch() -> Result<File, String> {
     static NUMBER: AtomicU64 = AtomicU64::new(0);
     let number = NUMBER.fetch_add(1, Ordering::Relaxed);
     let path = std::env::temp_dir().join(format!("netns-tests-{}-{number}", std::process::id()));
-    let file = File::options().read(true).write(true).create_new(true).open(&path);
-    file.and_then(|file| fs::remove_file(&path).map(|()| file)).map_err(|err| format!("cannot make {}: {err}", path.display()))
+    let file = File::options()
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .open(&path);
+    file.and_then(|file| fs::remove_file(&path).map(|()| file))
+        .map_err(|err| format!("cannot make {}: {err}", path.display()))
 }
 
 #[cfg(test)]
@@ -215,13 +269,20 @@ mod tests {
         assert_eq!(output.success().unwrap(), "hello");
         let mut command = Command::new("sh");
         command.args(["-c", "echo no >&2; exit 3"]);
-        assert_eq!(run(command, "", secs(10)).unwrap().success().unwrap_err(), "exit status: 3: no");
+        assert_eq!(
+            run(command, "", secs(10)).unwrap().success().unwrap_err(),
+            "exit status: 3: no"
+        );
     }
 
     #[test]
     fn a_command_that_does_not_end_is_killed() {
         let mut command = Command::new("sleep");
         command.arg("60");
-        assert!(run(command, "", millis(50)).unwrap_err().starts_with("killed after"));
+        assert!(
+            run(command, "", millis(50))
+                .unwrap_err()
+                .starts_with("killed after")
+        );
     }
 }

@@ -1,5 +1,7 @@
 //! The only place that pauses: waiting for a level, never for an edge, and never without a deadline.
 
+#![expect(clippy::disallowed_methods, reason = "this is where pauses are made")]
+
 use std::fmt::Display;
 use std::time::{Duration, Instant};
 
@@ -56,11 +58,18 @@ impl<T, E: Display> Observation for Result<T, E> {
 /// # Panics
 /// When `within` has passed: with `what`, how long it waited, and what was observed last.
 #[track_caller]
-pub fn wait_until<O: Observation>(within: Duration, what: &str, observe: impl FnMut() -> O) -> O::Value {
+pub fn wait_until<O: Observation>(
+    within: Duration,
+    what: &str,
+    observe: impl FnMut() -> O,
+) -> O::Value {
     match poll_until(within, observe) {
         Ok(value) => value,
         Err(Late { waited, last }) => {
-            panic!("waited {:.2} s in vain until {what}; last observation: {last}", waited.as_secs_f64())
+            panic!(
+                "waited {:.2} s in vain until {what}; last observation: {last}",
+                waited.as_secs_f64()
+            )
         }
     }
 }
@@ -74,7 +83,10 @@ pub fn hold_for<O: Observation>(length: Duration, what: &str, mut observe: impl 
     let start = Instant::now();
     while start.elapsed() < length {
         if let Err(seen) = observe().holds() {
-            panic!("{what} held only for {:.2} s; then: {seen}", start.elapsed().as_secs_f64());
+            panic!(
+                "{what} held only for {:.2} s; then: {seen}",
+                start.elapsed().as_secs_f64()
+            );
         }
         std::thread::sleep(LONGEST_PAUSE);
     }
@@ -93,7 +105,10 @@ pub struct Late {
 ///
 /// # Errors
 /// [`Late`] when `within` has passed. The observation is made at least once, and once more after the deadline.
-pub fn poll_until<O: Observation>(within: Duration, mut observe: impl FnMut() -> O) -> Result<O::Value, Late> {
+pub fn poll_until<O: Observation>(
+    within: Duration,
+    mut observe: impl FnMut() -> O,
+) -> Result<O::Value, Late> {
     let start = Instant::now();
     let mut pause = FIRST_PAUSE;
     loop {

@@ -2,7 +2,7 @@
 //! rate with a bounded queue, each direction for itself, all by chance from a seed.
 //!
 //! ```text
-//! linkemu LEFT RIGHT [seed=N] [segments=whole|none] [KEY=VALUE ...]
+//! linkemu LEFT RIGHT [segments=whole|none] [KEY=VALUE ...]
 //! ```
 //! Keys are those of `Model::set`; `forth.KEY` and `back.KEY` mean one direction. Further words may come on standard input,
 //! each line answered by one line: `ok`, `error: …`, or for the line `frames` the counts as JSON. It ends with its input.
@@ -11,7 +11,10 @@
 //! segmentation and checksum offloads off on the interfaces, or such frames are cut off.
 //!
 //! One thread per direction takes in batches of frames, gives each its time to leave, and keeps them in a heap until then.
-#![expect(unsafe_code, reason = "packet sockets and batched system calls, which the standard library does not have")]
+#![expect(
+    unsafe_code,
+    reason = "packet sockets and batched system calls, which the standard library does not have"
+)]
 #![expect(clippy::print_stdout, reason = "answers to whoever drives it")]
 
 use std::cmp::Reverse;
@@ -35,7 +38,7 @@ const WHOLE_SEGMENT: usize = 66_000;
 const WAITING: usize = 65_536;
 /// Buffers of past frames kept for use.
 const SPARE: usize = 4_096;
-/// Longest sleep without frames, so that changed parameters are seen.
+/// Longest sleep without frames.
 const IDLE_NS: u64 = 200_000_000;
 /// Buffers of the sockets, in bytes: a burst must wait here while the other direction has the processor.
 const SOCKET_BUFFER: libc::c_int = 64 << 20;
@@ -47,12 +50,11 @@ const PACKET_IGNORE_OUTGOING: libc::c_int = 23;
 fn main() -> Result<()> {
     let words: Vec<String> = std::env::args().skip(1).collect();
     let [left, right, words @ ..] = words.as_slice() else {
-        bail!("usage: linkemu LEFT RIGHT [seed=N] [segments=whole|none] [KEY=VALUE ...]");
+        bail!("usage: linkemu LEFT RIGHT [segments=whole|none] [KEY=VALUE ...]");
     };
-    let (mut seed, mut segments, mut models) = (1_u64, Segments::None, [Model::default(); 2]);
+    let (mut segments, mut models) = (Segments::None, [Model::default(); 2]);
     for word in words {
         match word.split_once('=') {
-            Some(("seed", value)) => seed = value.parse().context("seed")?,
             Some(("segments", "whole")) => segments = Segments::Whole,
             Some(("segments", "none")) => segments = Segments::None,
             Some(_) => apply(word, &mut models)?,
@@ -60,11 +62,18 @@ fn main() -> Result<()> {
         }
     }
     let left = PacketSocket::open(left, segments).with_context(|| format!("cannot open {left}"))?;
-    let right = PacketSocket::open(right, segments).with_context(|| format!("cannot open {right}"))?;
+    let right =
+        PacketSocket::open(right, segments).with_context(|| format!("cannot open {right}"))?;
     let (left, right) = (Arc::new(left), Arc::new(right));
-    let ways = models.map(|model| Arc::new(Way { model: Mutex::new(model), version: AtomicU64::new(0), counts: Counts::default() }));
+    let ways = models.map(|model| {
+        Arc::new(Way {
+            model: Mutex::new(model),
+            version: AtomicU64::new(0),
+            counts: Counts::default(),
+        })
+    });
     for (number, (from, to)) in [(&left, &right), (&right, &left)].into_iter().enumerate() {
-        let mut flow = Flow::new(from.clone(), to.clone(), ways[number].clone(), segments, seed.wrapping_mul(2).wrapping_add(number as u64));
+        let mut flow = Flow::new(from.clone(), to.clone(), ways[number].clone(), segments);
         std::thread::spawn(move || {
             let Err(err) = flow.run();
             println!("error: {err:#}");
@@ -83,7 +92,10 @@ fn answer(line: &str, ways: &[Arc<Way>; 2]) -> String {
         let [forth, back] = ways.each_ref().map(|way| way.counts.json());
         return serde_json::json!({ "forth": forth, "back": back }).to_string();
     }
-    let mut models = ways.each_ref().map(|way| *way.model.lock().unwrap_or_else(PoisonError::into_inner));
+    let mut models = ways.each_ref().map(|way| Model {
+        seed: None,
+        ..*way.model.lock().unwrap_or_else(PoisonError::into_inner)
+    });
     for word in line.split_whitespace() {
         if let Err(err) = apply(word, &mut models) {
             return format!("error: {err:#}");
@@ -97,12 +109,21 @@ fn answer(line: &str, ways: &[Arc<Way>; 2]) -> String {
 }
 
 fn apply(word: &str, [forth, back]: &mut [Model; 2]) -> Result<()> {
-    let (key, value) = word.split_once('=').with_context(|| format!("{word}: not KEY=VALUE"))?;
+    let (key, value) = word
+        .split_once('=')
+        .with_context(|| format!("{word}: not KEY=VALUE"))?;
     match key.split_once('.') {
         Some(("forth", key)) => forth.set(key, value),
         Some(("back", key)) => back.set(key, value),
         Some(_) => bail!("{key}: no such direction"),
-        None => forth.set(key, value).and_then(|()| back.set(key, value)),
+        None => {
+            forth.set(key, value)?;
+            back.set(key, value)?;
+            if key == "seed" {
+                back.seed = back.seed.map(|seed| !seed);
+            }
+            Ok(())
+        }
     }
 }
 
@@ -118,21 +139,41 @@ struct Model {
     duplicates: f64,
     rate_kbit: u64,
     queue: u64,
+    /// Begins the row of chances anew. Directions with one seed differ all the same.
+    seed: Option<u64>,
 }
 
 impl Default for Model {
     fn default() -> Self {
-        Self { delay: 0, jitter: 0, in_order: false, loss: 0.0, burst_begin: 0.0, burst_end: 1.0, duplicates: 0.0, rate_kbit: 0, queue: 100_000_000 }
+        Self {
+            delay: 0,
+            jitter: 0,
+            in_order: false,
+            loss: 0.0,
+            burst_begin: 0.0,
+            burst_end: 1.0,
+            duplicates: 0.0,
+            rate_kbit: 0,
+            queue: 100_000_000,
+            seed: None,
+        }
     }
 }
 
 impl Model {
     fn set(&mut self, key: &str, value: &str) -> Result<()> {
-        let whole = || value.parse::<u64>().with_context(|| format!("{key}={value}"));
+        let whole = || {
+            value
+                .parse::<u64>()
+                .with_context(|| format!("{key}={value}"))
+        };
         let nanoseconds = || whole().and_then(|us| us.checked_mul(1000).context("too long"));
         let chance = || {
             let chance: f64 = value.parse().with_context(|| format!("{key}={value}"))?;
-            ensure!((0.0..=1.0).contains(&chance), "{key}={value}: not between 0 and 1");
+            ensure!(
+                (0.0..=1.0).contains(&chance),
+                "{key}={value}: not between 0 and 1"
+            );
             Ok(chance)
         };
         match key {
@@ -145,6 +186,7 @@ impl Model {
             "duplicates" => self.duplicates = chance()?,
             "rate_kbit" => self.rate_kbit = whole()?,
             "queue_us" => self.queue = nanoseconds()?,
+            "seed" => self.seed = Some(whole()?),
             _ => bail!("{key}: no such key"),
         }
         Ok(())
@@ -212,16 +254,25 @@ struct Flow {
 }
 
 impl Flow {
-    fn new(from: Arc<PacketSocket>, to: Arc<PacketSocket>, way: Arc<Way>, segments: Segments, seed: u64) -> Self {
+    fn new(
+        from: Arc<PacketSocket>,
+        to: Arc<PacketSocket>,
+        way: Arc<Way>,
+        segments: Segments,
+    ) -> Self {
         let model = *way.model.lock().unwrap_or_else(PoisonError::into_inner);
-        let capacity = if segments == Segments::Whole { WHOLE_SEGMENT } else { FRAME };
+        let capacity = if segments == Segments::Whole {
+            WHOLE_SEGMENT
+        } else {
+            FRAME
+        };
         Self {
             from,
             to,
             way,
             model,
             version: 0,
-            chance: Chance::new(seed),
+            chance: Chance::new(model.seed.unwrap_or(0)),
             times: BinaryHeap::new(),
             places: Vec::new(),
             free: Vec::new(),
@@ -240,13 +291,21 @@ impl Flow {
         unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, 1_000_u64) };
         let mut taken: Vec<Frame> = (0..BATCH).map(|_| self.blank()).collect();
         loop {
-            let version = self.way.version.load(Relaxed);
-            if version != self.version {
-                (self.version, self.model) = (version, *self.way.model.lock().unwrap_or_else(PoisonError::into_inner));
-            }
             let sleep = self.pass_on()?;
             if !self.from.wait(sleep)? {
                 continue;
+            }
+            let version = self.way.version.load(Relaxed);
+            if version != self.version {
+                self.version = version;
+                self.model = *self
+                    .way
+                    .model
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner);
+                if let Some(seed) = self.model.seed {
+                    self.chance = Chance::new(seed);
+                }
             }
             let count = self.from.receive(&mut taken)?;
             let now = now();
@@ -259,22 +318,38 @@ impl Flow {
 
     /// Decides about a frame.
     fn take(&mut self, frame: Frame, now: u64) {
-        let Model { delay, jitter, in_order, loss, burst_begin, burst_end, duplicates, rate_kbit, queue } = self.model;
+        let Model {
+            delay,
+            jitter,
+            in_order,
+            loss,
+            burst_begin,
+            burst_end,
+            duplicates,
+            rate_kbit,
+            queue,
+            seed: _,
+        } = self.model;
         let counts = &self.way.counts;
         counts.received.fetch_add(1, Relaxed);
-        self.bad = if self.bad { !self.chance.is(burst_end) } else { self.chance.is(burst_begin) };
+        self.bad = if self.bad {
+            !self.chance.is(burst_end)
+        } else {
+            self.chance.is(burst_begin)
+        };
         if self.bad || self.chance.is(loss) {
             counts.lost.fetch_add(1, Relaxed);
             return self.recycle(frame.bytes);
         }
         let mut leaves = now;
-        if rate_kbit > 0 {
+        let bits = frame.length as u64 * 8;
+        if let Some(takes) = (bits * 1_000_000).checked_div(rate_kbit) {
             let begins = self.busy_until.max(now);
             if begins - now > queue {
                 counts.overflowed.fetch_add(1, Relaxed);
                 return self.recycle(frame.bytes);
             }
-            self.busy_until = begins + frame.length as u64 * 8 * 1_000_000 / rate_kbit;
+            self.busy_until = begins + takes;
             leaves = self.busy_until;
         }
         leaves += delay + self.chance.below(jitter);
@@ -318,7 +393,11 @@ impl Flow {
                 }
                 self.times.pop();
                 self.free.push(place);
-                due.push(self.places[place].take().context("a place in the heap holds a frame")?);
+                due.push(
+                    self.places[place]
+                        .take()
+                        .context("a place in the heap holds a frame")?,
+                );
             }
             if due.is_empty() {
                 return Ok(next);
@@ -333,7 +412,10 @@ impl Flow {
     }
 
     fn blank(&mut self) -> Frame {
-        Frame { bytes: self.spare.pop().unwrap_or_else(|| vec![0; self.capacity]), length: 0 }
+        Frame {
+            bytes: self.spare.pop().unwrap_or_else(|| vec![0; self.capacity]),
+            length: 0,
+        }
     }
 
     fn recycle(&mut self, bytes: Vec<u8>) {
@@ -372,7 +454,10 @@ impl Chance {
 
 /// Nanoseconds of the monotonic clock.
 fn now() -> u64 {
-    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
     // SAFETY: `time` is a valid timespec for the call to fill.
     let failed = unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) };
     assert_eq!(failed, 0, "the monotonic clock exists");
@@ -386,7 +471,13 @@ impl PacketSocket {
     fn open(interface: &str, segments: Segments) -> Result<Self> {
         let every = (libc::ETH_P_ALL as u16).to_be();
         // SAFETY: no pointers; the result is checked before it is used.
-        let fd = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, libc::c_int::from(every)) };
+        let fd = unsafe {
+            libc::socket(
+                libc::AF_PACKET,
+                libc::SOCK_RAW | libc::SOCK_CLOEXEC,
+                libc::c_int::from(every),
+            )
+        };
         if fd < 0 {
             return Err(io::Error::last_os_error()).context("packet socket");
         }
@@ -409,9 +500,20 @@ impl PacketSocket {
         address.sll_protocol = every;
         address.sll_ifindex = index.cast_signed();
         // SAFETY: the pointer and the length describe `address`, which outlives the call.
-        let bound = unsafe { libc::bind(socket.0.as_raw_fd(), (&raw const address).cast(), size_of_val(&address) as u32) };
+        let bound = unsafe {
+            libc::bind(
+                socket.0.as_raw_fd(),
+                (&raw const address).cast(),
+                size_of_val(&address) as u32,
+            )
+        };
         check(bound).context("bind")?;
-        let all = libc::packet_mreq { mr_ifindex: index.cast_signed(), mr_type: libc::PACKET_MR_PROMISC as u16, mr_alen: 0, mr_address: [0; 8] };
+        let all = libc::packet_mreq {
+            mr_ifindex: index.cast_signed(),
+            mr_type: libc::PACKET_MR_PROMISC as u16,
+            mr_alen: 0,
+            mr_address: [0; 8],
+        };
         socket.option(libc::SOL_PACKET, libc::PACKET_ADD_MEMBERSHIP, &all)?;
         Ok(socket)
     }
@@ -419,14 +521,29 @@ impl PacketSocket {
     fn option<T>(&self, level: libc::c_int, name: libc::c_int, value: &T) -> Result<()> {
         let length = size_of::<T>() as u32;
         // SAFETY: the pointer and the length describe `value`, which outlives the call; the kernel checks the length.
-        let set = unsafe { libc::setsockopt(self.0.as_raw_fd(), level, name, ptr::from_ref(value).cast(), length) };
+        let set = unsafe {
+            libc::setsockopt(
+                self.0.as_raw_fd(),
+                level,
+                name,
+                ptr::from_ref(value).cast(),
+                length,
+            )
+        };
         check(set).with_context(|| format!("socket option {level}/{name}"))
     }
 
     /// Waits for frames; whether there are any.
     fn wait(&self, nanoseconds: u64) -> Result<bool> {
-        let mut poll = libc::pollfd { fd: self.0.as_raw_fd(), events: libc::POLLIN, revents: 0 };
-        let limit = libc::timespec { tv_sec: (nanoseconds / 1_000_000_000).cast_signed(), tv_nsec: (nanoseconds % 1_000_000_000).cast_signed() };
+        let mut poll = libc::pollfd {
+            fd: self.0.as_raw_fd(),
+            events: libc::POLLIN,
+            revents: 0,
+        };
+        let limit = libc::timespec {
+            tv_sec: (nanoseconds / 1_000_000_000).cast_signed(),
+            tv_nsec: (nanoseconds % 1_000_000_000).cast_signed(),
+        };
         // SAFETY: one valid pollfd, a valid timespec, no signal mask.
         let ready = unsafe { libc::ppoll(&raw mut poll, 1, &raw const limit, ptr::null()) };
         if ready < 0 {
@@ -444,7 +561,13 @@ impl PacketSocket {
         link(&mut pieces, &mut headers);
         // SAFETY: every header points to one piece, every piece to the whole of one frame's buffer; all outlive the call.
         let count = unsafe {
-            libc::recvmmsg(self.0.as_raw_fd(), headers.as_mut_ptr(), frames.len() as u32, libc::MSG_DONTWAIT, ptr::null_mut())
+            libc::recvmmsg(
+                self.0.as_raw_fd(),
+                headers.as_mut_ptr(),
+                frames.len() as u32,
+                libc::MSG_DONTWAIT,
+                ptr::null_mut(),
+            )
         };
         let Ok(count) = usize::try_from(count) else {
             let err = io::Error::last_os_error();
@@ -468,7 +591,9 @@ impl PacketSocket {
         while at < headers.len() {
             let rest = &mut headers[at..];
             // SAFETY: every header points to one piece, every piece to the filled part of one frame; all outlive the call.
-            let count = unsafe { libc::sendmmsg(self.0.as_raw_fd(), rest.as_mut_ptr(), rest.len() as u32, 0) };
+            let count = unsafe {
+                libc::sendmmsg(self.0.as_raw_fd(), rest.as_mut_ptr(), rest.len() as u32, 0)
+            };
             match usize::try_from(count) {
                 Ok(count) if count > 0 => {
                     at += count;
@@ -485,8 +610,14 @@ impl PacketSocket {
 }
 
 /// One piece and one header for every frame.
-fn scatter(frames: &mut [Frame], length: impl Fn(&Frame) -> usize) -> (Vec<libc::iovec>, Vec<libc::mmsghdr>) {
-    let piece = |frame: &mut Frame| libc::iovec { iov_len: length(frame), iov_base: frame.bytes.as_mut_ptr().cast() };
+fn scatter(
+    frames: &mut [Frame],
+    length: impl Fn(&Frame) -> usize,
+) -> (Vec<libc::iovec>, Vec<libc::mmsghdr>) {
+    let piece = |frame: &mut Frame| libc::iovec {
+        iov_len: length(frame),
+        iov_base: frame.bytes.as_mut_ptr().cast(),
+    };
     let pieces: Vec<_> = frames.iter_mut().map(piece).collect();
     // SAFETY: all zeros is a valid mmsghdr without address, pieces and control data.
     let headers = frames.iter().map(|_| unsafe { zeroed() }).collect();
@@ -502,5 +633,9 @@ fn link(pieces: &mut [libc::iovec], headers: &mut [libc::mmsghdr]) {
 }
 
 fn check(result: libc::c_int) -> io::Result<()> {
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
 }

@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use netns_tests::wait::{millis, pace, secs};
 use serde_json::json;
 
-const USAGE: &str = "usage: netns-probe udp-echo ADDR | udp-sizes ADDR FIRST LAST | udp-sink ADDR | udp-source ADDR COUNT PER_SECOND SIZE
+const USAGE: &str = "usage: netns-probe udp-echo ADDR [KNOCK] | udp-sizes ADDR FIRST LAST | udp-sink ADDR | udp-source ADDR COUNT PER_SECOND SIZE
        | tcp-serve ADDR | tcp-send ADDR STREAMS BYTES PER_SECOND(0: no limit) | http-serve ADDR BYTES | http-get ADDR
        | nat-serve IP IP | nat-probe IP IP | nat-late IP MS";
 /// The largest payload of UDP over IPv6 without jumbograms, and then some.
@@ -29,18 +29,31 @@ const STALLED: Duration = secs(45);
 fn main() -> Result<()> {
     let words: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
-    match words.as_slice() {
-        &["udp-echo", listen] => udp_echo(listen.parse()?),
-        &["udp-sizes", target, first, last] => udp_sizes(target.parse()?, first.parse()?, last.parse()?),
-        &["udp-sink", listen] => udp_sink(listen.parse()?),
-        &["udp-source", target, count, rate, size] => udp_source(target.parse()?, count.parse()?, rate.parse()?, size.parse()?),
-        &["tcp-serve", listen] => tcp_serve(listen.parse()?),
-        &["tcp-send", target, streams, bytes, rate] => tcp_send(target.parse()?, streams.parse()?, bytes.parse()?, rate.parse()?),
-        &["http-serve", listen, bytes] => http_serve(listen.parse()?, bytes.parse()?),
-        &["http-get", target] => http_get(target.parse()?),
-        &["nat-serve", first, second] => nat_serve([first.parse()?, second.parse()?]),
-        &["nat-probe", first, second] => nat_probe([first.parse()?, second.parse()?]),
-        &["nat-late", server, after] => nat_late(server.parse()?, after.parse()?),
+    match *words.as_slice() {
+        ["udp-echo", listen] => udp_echo(listen.parse()?, None),
+        ["udp-echo", listen, knock] => udp_echo(listen.parse()?, Some(knock.parse()?)),
+        ["udp-sizes", target, first, last] => {
+            udp_sizes(target.parse()?, first.parse()?, last.parse()?)
+        }
+        ["udp-sink", listen] => udp_sink(listen.parse()?),
+        ["udp-source", target, count, rate, size] => udp_source(
+            target.parse()?,
+            count.parse()?,
+            rate.parse()?,
+            size.parse()?,
+        ),
+        ["tcp-serve", listen] => tcp_serve(listen.parse()?),
+        ["tcp-send", target, streams, bytes, rate] => tcp_send(
+            target.parse()?,
+            streams.parse()?,
+            bytes.parse()?,
+            rate.parse()?,
+        ),
+        ["http-serve", listen, bytes] => http_serve(listen.parse()?, bytes.parse()?),
+        ["http-get", target] => http_get(target.parse()?),
+        ["nat-serve", first, second] => nat_serve([first.parse()?, second.parse()?]),
+        ["nat-probe", first, second] => nat_probe([first.parse()?, second.parse()?]),
+        ["nat-late", server, after] => nat_late(server.parse()?, after.parse()?),
         _ => bail!(USAGE),
     }
 }
@@ -58,7 +71,10 @@ struct Content {
 
 impl Content {
     fn new(seed: u64) -> Self {
-        Self { state: seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1, bytes: vec![0; CHUNK] }
+        Self {
+            state: seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1,
+            bytes: vec![0; CHUNK],
+        }
     }
 
     /// The next bytes, at most [`CHUNK`].
@@ -79,8 +95,11 @@ fn piece(left: u64) -> usize {
     usize::try_from(left).map_or(CHUNK, |left| left.min(CHUNK))
 }
 
-fn udp_echo(listen: SocketAddr) -> Result<()> {
+fn udp_echo(listen: SocketAddr, knock: Option<SocketAddr>) -> Result<()> {
     let socket = UdpSocket::bind(listen)?;
+    if let Some(knock) = knock {
+        socket.send_to(b"knock", knock)?;
+    }
     ready()?;
     let mut buffer = vec![0; DATAGRAM];
     loop {
@@ -120,19 +139,28 @@ fn udp_sizes(target: SocketAddr, first: u16, last: u16) -> Result<()> {
             }
         }
     }
-    println!("{}", json!({ "sent": u32::from(last) + 1 - u32::from(first), "missing": missing, "altered": altered }));
+    println!(
+        "{}",
+        json!({ "sent": u32::from(last) + 1 - u32::from(first), "missing": missing, "altered": altered })
+    );
     Ok(())
 }
 
 fn connect_udp(target: SocketAddr) -> Result<UdpSocket> {
-    let any: SocketAddr = if target.is_ipv6() { "[::]:0".parse()? } else { "0.0.0.0:0".parse()? };
+    let any: SocketAddr = if target.is_ipv6() {
+        "[::]:0".parse()?
+    } else {
+        "0.0.0.0:0".parse()?
+    };
     let socket = UdpSocket::bind(any)?;
     socket.connect(target)?;
     Ok(socket)
 }
 
 fn wall_clock_ns() -> Result<u64> {
-    Ok(u64::try_from(SystemTime::now().duration_since(UNIX_EPOCH)?.as_nanos())?)
+    Ok(u64::try_from(
+        SystemTime::now().duration_since(UNIX_EPOCH)?.as_nanos(),
+    )?)
 }
 
 fn udp_sink(listen: SocketAddr) -> Result<()> {
@@ -140,17 +168,34 @@ fn udp_sink(listen: SocketAddr) -> Result<()> {
     socket.set_read_timeout(Some(millis(1500)))?;
     ready()?;
     let mut buffer = vec![0; DATAGRAM];
-    let (mut seen, mut latest, mut duplicates, mut reordered, mut bytes) = (BTreeSet::new(), None, 0_u64, 0_u64, 0_u64);
+    let (mut seen, mut latest, mut duplicates, mut reordered, mut bytes) =
+        (BTreeSet::new(), None, 0_u64, 0_u64, 0_u64);
     let (mut delays, mut span) = (Vec::new(), None);
     loop {
         let length = match socket.recv(&mut buffer) {
             Ok(length) => length,
-            Err(err) if matches!(err.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) && !seen.is_empty() => break,
-            Err(err) if matches!(err.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => continue,
+            Err(err)
+                if matches!(err.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut)
+                    && !seen.is_empty() =>
+            {
+                break;
+            }
+            Err(err) if matches!(err.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+                continue;
+            }
             Err(err) => return Err(err.into()),
         };
         let now = Instant::now();
-        let Some((number, sent_at)) = buffer[..length].split_first_chunk().and_then(|(number, rest)| Some((u32::from_be_bytes(*number), u64::from_be_bytes(*rest.first_chunk()?)))) else {
+        let Some((number, sent_at)) =
+            buffer[..length]
+                .split_first_chunk()
+                .and_then(|(number, rest)| {
+                    Some((
+                        u32::from_be_bytes(*number),
+                        u64::from_be_bytes(*rest.first_chunk()?),
+                    ))
+                })
+        else {
             continue;
         };
         let (first, _) = span.unwrap_or((now, now));
@@ -167,9 +212,15 @@ fn udp_sink(listen: SocketAddr) -> Result<()> {
     delays.sort_unstable();
     #[expect(clippy::cast_precision_loss, reason = "figures for people")]
     let ms = |ns: u64| ns as f64 / 1e6;
-    let length = span.map_or(0.0, |(first, last)| last.duration_since(first).as_secs_f64());
+    let length = span.map_or(0.0, |(first, last)| {
+        last.duration_since(first).as_secs_f64()
+    });
     #[expect(clippy::cast_precision_loss, reason = "figures for people")]
-    let rate = if length > 0.0 { bytes as f64 * 8.0 / length } else { 0.0 };
+    let rate = if length > 0.0 {
+        bytes as f64 * 8.0 / length
+    } else {
+        0.0
+    };
     println!(
         "{}",
         json!({
@@ -181,7 +232,10 @@ fn udp_sink(listen: SocketAddr) -> Result<()> {
 }
 
 fn udp_source(target: SocketAddr, count: u32, per_second: u32, size: usize) -> Result<()> {
-    ensure!(size >= 12 && per_second > 0, "at least 12 bytes and one per second");
+    ensure!(
+        size >= 12 && per_second > 0,
+        "at least 12 bytes and one per second"
+    );
     let socket = connect_udp(target)?;
     let mut buffer = vec![0; size];
     let start = Instant::now();
@@ -215,14 +269,22 @@ fn check_stream(mut stream: TcpStream) -> Result<()> {
     let mut head = [0; 16];
     stream.read_exact(&mut head)?;
     let (seed, length) = head.split_at(8);
-    let (seed, length) = (u64::from_be_bytes(seed.try_into()?), u64::from_be_bytes(length.try_into()?));
+    let (seed, length) = (
+        u64::from_be_bytes(seed.try_into()?),
+        u64::from_be_bytes(length.try_into()?),
+    );
     let mut content = Content::new(seed);
     let mut buffer = vec![0; CHUNK];
     let mut done = 0;
     while done < length {
         let size = piece(length - done);
-        stream.read_exact(&mut buffer[..size]).with_context(|| format!("after {done} bytes"))?;
-        ensure!(&buffer[..size] == content.next(size), "altered after {done} bytes");
+        stream
+            .read_exact(&mut buffer[..size])
+            .with_context(|| format!("after {done} bytes"))?;
+        ensure!(
+            &buffer[..size] == content.next(size),
+            "altered after {done} bytes"
+        );
         done += size as u64;
     }
     stream.write_all(&done.to_be_bytes())?;
@@ -231,7 +293,9 @@ fn check_stream(mut stream: TcpStream) -> Result<()> {
 
 fn tcp_send(target: SocketAddr, streams: u64, bytes: u64, per_second: u64) -> Result<()> {
     let start = Instant::now();
-    let senders: Vec<_> = (0..streams).map(|number| thread::spawn(move || send_stream(target, number + 1, bytes, per_second))).collect();
+    let senders: Vec<_> = (0..streams)
+        .map(|number| thread::spawn(move || send_stream(target, number + 1, bytes, per_second)))
+        .collect();
     let mut broken = Vec::new();
     for (number, sender) in senders.into_iter().enumerate() {
         match sender.join() {
@@ -240,8 +304,16 @@ fn tcp_send(target: SocketAddr, streams: u64, bytes: u64, per_second: u64) -> Re
             Err(_) => broken.push(format!("stream {number}: panicked")),
         }
     }
-    ensure!(broken.is_empty(), "{} of {streams} streams broke: {}", broken.len(), broken.join("; "));
-    println!("{}", json!({ "streams": streams, "bytes": bytes, "seconds": start.elapsed().as_secs_f64() }));
+    ensure!(
+        broken.is_empty(),
+        "{} of {streams} streams broke: {}",
+        broken.len(),
+        broken.join("; ")
+    );
+    println!(
+        "{}",
+        json!({ "streams": streams, "bytes": bytes, "seconds": start.elapsed().as_secs_f64() })
+    );
     Ok(())
 }
 
@@ -255,7 +327,9 @@ fn send_stream(target: SocketAddr, seed: u64, bytes: u64, per_second: u64) -> Re
     let mut done = 0;
     while done < bytes {
         let size = piece(bytes - done);
-        stream.write_all(content.next(size)).with_context(|| format!("after {done} bytes"))?;
+        stream
+            .write_all(content.next(size))
+            .with_context(|| format!("after {done} bytes"))?;
         done += size as u64;
         if let Some(ms) = (done * 1000).checked_div(per_second) {
             println!("progress {done}");
@@ -263,8 +337,13 @@ fn send_stream(target: SocketAddr, seed: u64, bytes: u64, per_second: u64) -> Re
         }
     }
     let mut confirmed = [0; 8];
-    stream.read_exact(&mut confirmed).context("the server did not confirm")?;
-    ensure!(u64::from_be_bytes(confirmed) == bytes, "the server confirmed another length");
+    stream
+        .read_exact(&mut confirmed)
+        .context("the server did not confirm")?;
+    ensure!(
+        u64::from_be_bytes(confirmed) == bytes,
+        "the server confirmed another length"
+    );
     Ok(())
 }
 
@@ -297,7 +376,10 @@ fn http_answer(stream: TcpStream, bytes: u64) -> Result<()> {
         }
     }
     let mut stream = request.into_inner();
-    write!(stream, "HTTP/1.1 200 OK\r\nContent-Type: application/octet-stream\r\nContent-Length: {bytes}\r\nConnection: close\r\n\r\n")?;
+    write!(
+        stream,
+        "HTTP/1.1 200 OK\r\nContent-Type: application/octet-stream\r\nContent-Length: {bytes}\r\nConnection: close\r\n\r\n"
+    )?;
     let mut content = Content::new(PAGE);
     let mut left = bytes;
     while left > 0 {
@@ -312,12 +394,18 @@ fn http_get(target: SocketAddr) -> Result<()> {
     let start = Instant::now();
     let mut stream = TcpStream::connect_timeout(&target, secs(10)).context("connect")?;
     stream.set_read_timeout(Some(secs(20)))?;
-    write!(stream, "GET / HTTP/1.1\r\nHost: {target}\r\nConnection: close\r\n\r\n")?;
+    write!(
+        stream,
+        "GET / HTTP/1.1\r\nHost: {target}\r\nConnection: close\r\n\r\n"
+    )?;
     let mut answer = BufReader::new(stream);
     let (mut head, mut length) = (String::new(), None);
     loop {
         let mut line = String::new();
-        ensure!(answer.read_line(&mut line)? > 0, "the answer has no end of its head");
+        ensure!(
+            answer.read_line(&mut line)? > 0,
+            "the answer has no end of its head"
+        );
         let line = line.trim_end();
         if line.is_empty() {
             break;
@@ -337,11 +425,19 @@ fn http_get(target: SocketAddr) -> Result<()> {
     let mut done = 0;
     while done < length {
         let size = piece(length - done);
-        answer.read_exact(&mut buffer[..size]).with_context(|| format!("after {done} bytes"))?;
-        ensure!(&buffer[..size] == content.next(size), "altered after {done} bytes");
+        answer
+            .read_exact(&mut buffer[..size])
+            .with_context(|| format!("after {done} bytes"))?;
+        ensure!(
+            &buffer[..size] == content.next(size),
+            "altered after {done} bytes"
+        );
         done += size as u64;
     }
-    println!("{}", json!({ "bytes": done, "seconds": start.elapsed().as_secs_f64() }));
+    println!(
+        "{}",
+        json!({ "bytes": done, "seconds": start.elapsed().as_secs_f64() })
+    );
     Ok(())
 }
 
@@ -357,11 +453,13 @@ fn nat_serve(addresses: [IpAddr; 2]) -> Result<()> {
     let serve = |number: usize| -> Result<()> {
         let mut buffer = [0; 256];
         loop {
-            let Ok((length, from)) = sockets[number].recv_from(&mut buffer) else { continue };
+            let Ok((length, from)) = sockets[number].recv_from(&mut buffer) else {
+                continue;
+            };
             let request = String::from_utf8_lossy(&buffer[..length]).into_owned();
             let words: Vec<&str> = request.split_whitespace().collect();
             // Sockets are in pairs: the two ports of the first address, then those of the second.
-            let (by, tag) = match words.as_slice() {
+            let (by, tag) = match *words.as_slice() {
                 ["echo", tag] => (number, tag),
                 ["other-port", tag] => (number ^ 1, tag),
                 ["other-both", tag] => (number ^ 3, tag),
@@ -384,7 +482,13 @@ fn nat_serve(addresses: [IpAddr; 2]) -> Result<()> {
 }
 
 /// Asks, and returns the port seen by the server, or `None` when no answer came.
-fn nat_ask(socket: &UdpSocket, server: SocketAddr, request: &str, tag: &str, within: Duration) -> Result<Option<u16>> {
+fn nat_ask(
+    socket: &UdpSocket,
+    server: SocketAddr,
+    request: &str,
+    tag: &str,
+    within: Duration,
+) -> Result<Option<u16>> {
     drop(socket.send_to(format!("{request} {tag}").as_bytes(), server));
     let deadline = Instant::now() + within;
     let mut buffer = [0; 256];
@@ -394,9 +498,14 @@ fn nat_ask(socket: &UdpSocket, server: SocketAddr, request: &str, tag: &str, wit
             return Ok(None);
         }
         socket.set_read_timeout(Some(left))?;
-        let Ok((length, _)) = socket.recv_from(&mut buffer) else { continue };
+        let Ok((length, _)) = socket.recv_from(&mut buffer) else {
+            continue;
+        };
         let answer = String::from_utf8_lossy(&buffer[..length]).into_owned();
-        if let Some((_, port)) = answer.split_once(' ').filter(|(answered, _)| *answered == tag) {
+        if let Some((_, port)) = answer
+            .split_once(' ')
+            .filter(|(answered, _)| *answered == tag)
+        {
             return Ok(Some(port.parse()?));
         }
     }
@@ -405,14 +514,38 @@ fn nat_ask(socket: &UdpSocket, server: SocketAddr, request: &str, tag: &str, wit
 fn nat_probe([first, second]: [IpAddr; 2]) -> Result<()> {
     let socket = UdpSocket::bind("0.0.0.0:0")?;
     let mut seen = Vec::new();
-    for (number, (address, port)) in [(first, NAT_PORTS[0]), (first, NAT_PORTS[1]), (second, NAT_PORTS[0]), (second, NAT_PORTS[1])].into_iter().enumerate() {
-        seen.push(nat_ask(&socket, (address, port).into(), "echo", &format!("m{number}"), ANSWER)?);
+    for (number, (address, port)) in [
+        (first, NAT_PORTS[0]),
+        (first, NAT_PORTS[1]),
+        (second, NAT_PORTS[0]),
+        (second, NAT_PORTS[1]),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        seen.push(nat_ask(
+            &socket,
+            (address, port).into(),
+            "echo",
+            &format!("m{number}"),
+            ANSWER,
+        )?);
     }
-    let words = ["endpoint independent", "address dependent", "address and port dependent"];
+    let words = [
+        "endpoint independent",
+        "address dependent",
+        "address and port dependent",
+    ];
     let ports: Option<Vec<u16>> = seen.iter().copied().collect();
     let Some(ports) = ports else {
-        ensure!(seen.iter().all(Option::is_none), "some probes were answered and some were not: {seen:?}");
-        println!("{}", json!({ "mapping": "blocked", "filtering": "blocked", "keeps_port": false, "ports": [] }));
+        ensure!(
+            seen.iter().all(Option::is_none),
+            "some probes were answered and some were not: {seen:?}"
+        );
+        println!(
+            "{}",
+            json!({ "mapping": "blocked", "filtering": "blocked", "keeps_port": false, "ports": [] })
+        );
         return Ok(());
     };
     let mapping = if ports.iter().all(|port| *port == ports[0]) {
@@ -426,7 +559,10 @@ fn nat_probe([first, second]: [IpAddr; 2]) -> Result<()> {
     // A fresh socket that has written to one address and port alone.
     let socket = UdpSocket::bind("0.0.0.0:0")?;
     let server = SocketAddr::new(first, NAT_PORTS[0]);
-    ensure!(nat_ask(&socket, server, "echo", "f0", ANSWER)?.is_some(), "the server does not answer a second socket");
+    ensure!(
+        nat_ask(&socket, server, "echo", "f0", ANSWER)?.is_some(),
+        "the server does not answer a second socket"
+    );
     let by_other_port = nat_ask(&socket, server, "other-port", "f1", ANSWER)?.is_some();
     let by_other_address = nat_ask(&socket, server, "other-both", "f2", ANSWER)?.is_some();
     let filtering = match (by_other_address, by_other_port) {
@@ -434,13 +570,22 @@ fn nat_probe([first, second]: [IpAddr; 2]) -> Result<()> {
         (false, true) => words[1],
         (false, false) => words[2],
     };
-    println!("{}", json!({ "mapping": mapping, "filtering": filtering, "keeps_port": keeps_port, "ports": ports }));
+    println!(
+        "{}",
+        json!({ "mapping": mapping, "filtering": filtering, "keeps_port": keeps_port, "ports": ports })
+    );
     Ok(())
 }
 
 fn nat_late(server: IpAddr, after: u64) -> Result<()> {
     let socket = UdpSocket::bind("0.0.0.0:0")?;
-    let answer = nat_ask(&socket, (server, NAT_PORTS[0]).into(), &format!("late {after}"), "l0", millis(after + 500))?;
+    let answer = nat_ask(
+        &socket,
+        (server, NAT_PORTS[0]).into(),
+        &format!("late {after}"),
+        "l0",
+        millis(after + 500),
+    )?;
     println!("{}", json!({ "answered": answer.is_some() }));
     Ok(())
 }
