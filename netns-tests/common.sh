@@ -1,7 +1,7 @@
 # For the scripts beside it and .ci/run: what the namespace lab needs of the machine. Sourced, not run.
 # shellcheck shell=bash
 
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
 
 # Under sudo, find the toolchain of the user who called it.
 user_home=$HOME
