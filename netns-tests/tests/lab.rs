@@ -1,13 +1,14 @@
 //! The lab proves itself: what its parts are said to do is what they do.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::Command;
 
 use netns_tests::impair::{Bursts, Order};
 use netns_tests::nat::{Hairpin, Udp};
 use netns_tests::traffic::{self, Behaviour, Iperf, Pings, SinkReport};
+use netns_tests::wireguard::{Key, WireGuard};
 use netns_tests::{
     Cable, Direction, Host, Impairment, Lab, Link, Nat, NatBox, Offloads, Port, Router, millis,
     secs, wait_until,
@@ -524,6 +525,56 @@ fn what_a_killed_run_left_is_swept_by_the_next() {
     assert!(made.success());
     let _lab = Lab::new("the next run");
     assert_nothing_left(namespace);
+}
+
+#[test]
+fn two_stock_wireguard_endpoints_talk_also_by_the_text_for_wg_quick() {
+    let lab = Lab::new("stock WireGuard");
+    let (a, b) = (lab.host("a"), lab.host("b"));
+    let link = lab.link(&a, &b);
+    let (key_a, key_b) = (Key::generate(&a), Key::generate(&b));
+    let [address_a, address_b] =
+        ["fd78::1", "fd78::2"].map(|address| address.parse::<Ipv6Addr>().unwrap());
+    let at_a = WireGuard::start(&a, &key_a, address_a);
+    at_a.listen(51820);
+    at_a.peer(&key_b.public, "fd78::2/128", None);
+    let text = format!(
+        "[Interface]\nPrivateKey = {}\nAddress = {address_b}/128\nMTU = 1400\n\n\
+         [Peer]\nPublicKey = {}\nEndpoint = {}:51820\nAllowedIPs = fd78::/64\nPersistentKeepalive = 25\n",
+        key_b.private, key_a.public, link.a.v4
+    );
+    let at_b = WireGuard::from_quick_configuration(&b, &text);
+    assert_eq!(at_b.key().public, key_b.public);
+    wait_until(secs(10), "b reaches a through the tunnel", || {
+        b.ping(address_a)
+    });
+    a.ping(address_b).unwrap();
+    assert!(at_a.last_handshake() > 0);
+    assert!(
+        b.run(&format!("ip link show {}", at_b.interface()))
+            .contains("mtu 1400")
+    );
+}
+
+#[test]
+fn the_keys_of_the_pool_belong_together() {
+    let lab = Lab::new("the pool");
+    let host = lab.host("a");
+    let identities = [(); 8].map(|()| lab.identity());
+    for (number, identity) in identities.iter().enumerate() {
+        let derived = host
+            .output_of(&["wg", "pubkey"], &identity.private_key(), secs(5))
+            .unwrap()
+            .success()
+            .unwrap();
+        assert_eq!(derived.trim(), identity.public_key, "identity {number}");
+        assert_eq!(identity.address.octets()[0], 0x06);
+        assert!(
+            identities[..number]
+                .iter()
+                .all(|other| other.address != identity.address)
+        );
+    }
 }
 
 fn assert_nothing_left(id: &str) {

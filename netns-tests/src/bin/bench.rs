@@ -161,7 +161,12 @@ fn measure(system: System, seconds: u8) -> Result<Figures> {
     let idle = pings(300, millis(5))?;
     let mut load = a.spawn(&format!("iperf3 -c {target} -t 4 -C cubic"));
     let loaded = pings(250, millis(10))?;
-    load.wait(secs(20));
+    let ended = load.wait(secs(20));
+    ensure!(
+        ended.success(),
+        "there was no load beside the pings: {}",
+        load.log()
+    );
     #[expect(clippy::cast_precision_loss, reason = "figures for people")]
     let gigabytes = one.bytes as f64 / 1e9;
     Ok([
@@ -292,13 +297,13 @@ fn median(mut values: Vec<f64>) -> f64 {
 }
 
 fn print_table(results: &BTreeMap<System, Vec<Figures>>) {
-    let head = COLUMNS.map(|column| format!("{column:>12}")).concat();
+    let head = COLUMNS.map(|column| format!("{column:>14}")).concat();
     println!("\nmedians\n{:13}{head}", "");
     for (system, figures) in results {
         let row: String = (0..COLUMNS.len())
             .map(|column| {
                 format!(
-                    "{:>12.2}",
+                    "{:>14.2}",
                     median(figures.iter().map(|figures| figures[column]).collect())
                 )
             })
@@ -311,7 +316,7 @@ fn print_table(results: &BTreeMap<System, Vec<Figures>>) {
         };
         let head: String = RATIOS
             .iter()
-            .map(|column| format!("{:>12}", COLUMNS[*column]))
+            .map(|column| format!("{:>14}", COLUMNS[*column]))
             .collect();
         println!(
             "\nx {} (medians of the ratios within one repetition)\n{:13}{head}",
@@ -330,7 +335,7 @@ fn print_table(results: &BTreeMap<System, Vec<Figures>>) {
             };
             let row: String = RATIOS
                 .iter()
-                .map(|column| format!("{:>12.2}", ratio(*column)))
+                .map(|column| format!("{:>14.2}", ratio(*column)))
                 .collect();
             println!("{:13}{row}", system.name());
         }
