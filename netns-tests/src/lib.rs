@@ -1,1 +1,41 @@
-//! A lab of network namespaces.
+//! A lab of network namespaces whose tests read as prose.
+//!
+//! ```no_run
+//! use netns_tests::{Cable, Lab, secs, wait_until};
+//!
+//! let lab = Lab::new("two hosts");
+//! let (a, b) = (lab.host("a"), lab.host("b"));
+//! let link = lab.link(&a, &b);
+//! wait_until(secs(2), "b answers a", || a.ping(link.b.v6));
+//! # let _ = Cable::default();
+//! ```
+//!
+//! A [`Lab`] owns everything it makes: namespaces, processes, sockets, files. All of it goes when the lab is dropped, also
+//! while a test fails; before that, a failing test writes what it knows (addresses, routes, daemon status, logs, captures)
+//! into `target/netns/<test>/`. What a killed run left behind is removed when the next lab starts.
+//!
+//! A lab that cannot be built has no result to give, so the functions here panic, with the command that failed, instead of
+//! returning errors that every test would unwrap. Only [`wait`] pauses.
+//!
+//! Everything is done by `ip`, `nft` and `ethtool` as root; nothing is touched outside the namespaces of the lab.
+#![cfg_attr(test, allow(clippy::unwrap_used, reason = "tests"))]
+
+pub mod daemon;
+pub mod host;
+pub mod identity;
+pub mod impair;
+pub mod lab;
+pub mod nat;
+pub mod process;
+pub mod traffic;
+pub mod wait;
+pub mod wireguard;
+
+pub use daemon::{Daemon, Settings};
+pub use host::Host;
+pub use identity::Identity;
+pub use impair::{Direction, Impairment, Wire};
+pub use lab::{Cable, Lab, Link, Offloads, Port, Switch};
+pub use nat::{Nat, NatBox, Router};
+pub use process::Process;
+pub use wait::{millis, secs, wait_until};

@@ -1,0 +1,185 @@
+//! Stock WireGuard (Debian's wireguard-go, configured by `wg`) as a leaf of a node.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use std::net::SocketAddr;
+
+use netns_tests::wait::hold_for;
+use netns_tests::wireguard::{Key, WireGuard};
+use netns_tests::{Daemon, Host, Lab, Link, Settings, secs, traffic, wait_until};
+
+/// All of the overlay.
+const OVERLAY: &str = "0600::/8";
+/// The last 16 bits of the leaf's address.
+const LEAF: u16 = 0x5555;
+
+/// A node and a host with a cable between them.
+struct Bench {
+    node: Host,
+    phone: Host,
+    link: Link,
+    lab: Lab,
+}
+
+impl Bench {
+    fn new(name: &str) -> Self {
+        let lab = Lab::new(name);
+        let (node, phone) = (lab.host("node"), lab.host("phone"));
+        let link = lab.link(&node, &phone);
+        Self {
+            node,
+            phone,
+            link,
+            lab,
+        }
+    }
+
+    fn node_endpoint(&self) -> SocketAddr {
+        SocketAddr::new(self.link.a.v4.into(), 51860)
+    }
+}
+
+/// The node knows the phone's key alone, the phone knows the node's endpoint: the phone calls.
+fn phone_calls(bench: &Bench) -> (Daemon, WireGuard) {
+    let (id, key) = (bench.lab.identity(), Key::generate(&bench.phone));
+    let node =
+        bench
+            .node
+            .meshd(Settings::new(&id).stock("phone", &key.public, id.address_of(LEAF), None));
+    let phone = WireGuard::start(&bench.phone, &key, id.address_of(LEAF));
+    phone.peer(&id.public_key, OVERLAY, Some(bench.node_endpoint()));
+    wait_until(secs(10), "the phone reaches its node", || {
+        bench.phone.ping(id.address)
+    });
+    (node, phone)
+}
+
+fn carries_traffic_both_ways(bench: &Bench, node: &Daemon) {
+    let leaf = node.identity().address_of(LEAF);
+    bench.node.ping(leaf).unwrap();
+    let at_leaf = SocketAddr::new(leaf.into(), 7000);
+    let _echo = traffic::udp_echo(&bench.phone, at_leaf);
+    traffic::udp_sizes(&bench.node, at_leaf, 0..=1372).unwrap();
+    let at_node = SocketAddr::new(node.address().into(), 7001);
+    let _server = traffic::tcp_serve(&bench.node, at_node);
+    traffic::tcp_send(&bench.phone, at_node, 4, 2_000_000).unwrap();
+    let at_leaf = SocketAddr::new(leaf.into(), 7002);
+    let _server = traffic::tcp_serve(&bench.phone, at_leaf);
+    traffic::tcp_send(&bench.node, at_leaf, 4, 2_000_000).unwrap();
+}
+
+#[test]
+fn a_stock_device_calls_its_node() {
+    let bench = Bench::new("interop stock calls");
+    let (node, phone) = phone_calls(&bench);
+    carries_traffic_both_ways(&bench, &node);
+    assert!(phone.last_handshake() > 0);
+    let peer = node.peer("phone").unwrap();
+    assert_eq!(peer["kind"], "stock");
+    assert_eq!(peer["public_key"], phone.key().public);
+}
+
+#[test]
+fn a_node_calls_a_stock_device() {
+    let bench = Bench::new("interop node calls");
+    let (id, key) = (bench.lab.identity(), Key::generate(&bench.phone));
+    let leaf = id.address_of(LEAF);
+    let phone = WireGuard::start(&bench.phone, &key, leaf);
+    phone.listen(51999);
+    phone.peer(&id.public_key, OVERLAY, None);
+    let endpoint = SocketAddr::new(bench.link.b.v6.into(), 51999);
+    let node =
+        bench
+            .node
+            .meshd(Settings::new(&id).stock("phone", &key.public, leaf, Some(endpoint)));
+    wait_until(secs(10), "the node reaches the phone", || {
+        bench.node.ping(leaf)
+    });
+    carries_traffic_both_ways(&bench, &node);
+}
+
+#[test]
+fn a_configuration_made_for_a_phone_is_accepted_by_stock_tools_and_works() {
+    let bench = Bench::new("interop wg add");
+    let id = bench.lab.identity();
+    let node = bench.node.meshd(Settings::new(&id));
+    let added = node
+        .command(&format!(
+            "wg add phone --endpoint {}",
+            bench.node_endpoint()
+        ))
+        .unwrap();
+    let text = added.success().unwrap();
+    let allowed = text
+        .lines()
+        .find(|line| line.starts_with("AllowedIPs"))
+        .unwrap();
+    assert!(allowed.contains("600::/8"), "{text}");
+
+    let phone = WireGuard::from_quick_configuration(&bench.phone, &text);
+    wait_until(secs(10), "the phone reaches its node", || {
+        bench.phone.ping(id.address)
+    });
+    assert_eq!(
+        node.peer("phone").unwrap()["public_key"],
+        phone.key().public
+    );
+    let listed = node.command("wg list").unwrap().success().unwrap();
+    assert!(listed.contains("phone"), "{listed}");
+
+    node.restart();
+    wait_until(secs(10), "the phone is still known after a restart", || {
+        bench.phone.ping(id.address)
+    });
+    node.command("wg remove phone").unwrap().success().unwrap();
+    wait_until(secs(10), "the removed phone is no longer let in", || {
+        bench.phone.ping(id.address).is_err()
+    });
+}
+
+#[test]
+fn a_stock_device_roams_with_its_packets() {
+    let bench = Bench::new("interop roaming");
+    let (node, _phone) = phone_calls(&bench);
+    let port = &bench.link.b;
+    bench
+        .phone
+        .replace_address(&port.interface, &format!("{}/24", port.v4), "10.77.1.77/24");
+    wait_until(secs(5), "the phone reaches its node from elsewhere", || {
+        bench.phone.ping(node.address())
+    });
+    bench.node.ping(node.identity().address_of(LEAF)).unwrap();
+}
+
+/// WireGuard renews a session after 120 s (REKEY_AFTER_TIME) and refuses one of 180 s (REJECT_AFTER_TIME).
+#[test]
+fn a_session_with_a_stock_device_rekeys_and_survives_idleness() {
+    let bench = Bench::new("interop rekey");
+    let (node, phone) = phone_calls(&bench);
+    let leaf = node.identity().address_of(LEAF);
+    let first = phone.last_handshake();
+    hold_for(
+        secs(135),
+        "the phone reaches its node and the node its phone",
+        || {
+            bench
+                .phone
+                .ping(node.address())
+                .and_then(|()| bench.node.ping(leaf))
+        },
+    );
+    let renewed = phone.last_handshake();
+    assert!(
+        (110..=135).contains(&(renewed - first)),
+        "renewed after {} s",
+        renewed - first
+    );
+
+    hold_for(secs(190), "the daemon answers", || node.try_status());
+    wait_until(secs(3), "the node reaches its phone after silence", || {
+        bench.node.ping(leaf)
+    });
+    wait_until(secs(3), "the phone reaches its node after silence", || {
+        bench.phone.ping(node.address())
+    });
+    assert!(phone.last_handshake() > renewed);
+}
