@@ -288,6 +288,11 @@ impl Session {
         self.established.load(Relaxed)
     }
 
+    /// Where the peer is; takes the lock for a moment.
+    pub fn endpoint(&self) -> Option<Endpoint> {
+        self.state.lock().endpoint
+    }
+
     /// Takes the lock. `now` may be the time at which the batch was read.
     pub fn lock(&self, now: Instant) -> Batch<'_> {
         Batch {

@@ -15,6 +15,7 @@
 //! [`VERSION_HEADER`]. Fields are only ever added; unknown ones are ignored; absent values are null.
 
 pub mod client;
+pub mod server;
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -5,9 +5,11 @@ use std::io;
 use std::path::Path;
 
 use crate::admin::client::ClientError;
-use crate::admin::{ErrorBody, ErrorCode};
+use crate::admin::{self, ErrorBody, ErrorCode};
 use crate::config::ConfigError;
+use crate::daemon::RunError;
 use crate::identity::MineError;
+use crate::io::{netlink::NetlinkError, tun::OpenError, udp::BindError};
 use crate::state::StateError;
 
 const INIT: &str = "sudo meshd init";
@@ -249,9 +251,52 @@ pub(super) fn exit_of(error: &io::Error, otherwise: Exit) -> Exit {
     }
 }
 
-impl From<crate::driver::RunError> for Failure {
-    fn from(error: crate::driver::RunError) -> Self {
-        Self::of(Exit::Failed, &error)
+impl From<RunError> for Failure {
+    fn from(error: RunError) -> Self {
+        let (exit, next) = match &error {
+            RunError::Listen(BindError {
+                source, address, ..
+            }) => match source.kind() {
+                io::ErrorKind::AddrInUse => (
+                    Exit::Failed,
+                    format!(
+                        "ss -ulpn 'sport = :{}'     (who has the port), or another [wireguard] listen",
+                        address.port()
+                    ),
+                ),
+                io::ErrorKind::PermissionDenied => {
+                    (Exit::Permission, "the same command with sudo".into())
+                }
+                io::ErrorKind::AddrNotAvailable => (
+                    Exit::Failed,
+                    "ip addr     (the address in [wireguard] listen is not this machine's)".into(),
+                ),
+                _ => (Exit::Failed, "meshd config check".into()),
+            },
+            RunError::Tun(OpenError::NoDriver) => (Exit::Failed, "sudo modprobe tun".into()),
+            RunError::Tun(OpenError::NotPermitted { .. })
+            | RunError::Netlink(NetlinkError::NotPermitted { .. }) => {
+                (Exit::Permission, "sudo meshd run".into())
+            }
+            RunError::Tun(OpenError::InUse { name }) => {
+                (Exit::Failed, format!("ip link show dev {name}"))
+            }
+            RunError::Socket {
+                source: admin::server::BindError::InUse,
+                ..
+            } => (Exit::Failed, "meshd status".into()),
+            RunError::Socket { .. } => (
+                Exit::Failed,
+                "correct [api] in the configuration, then: sudo meshd run".into(),
+            ),
+            RunError::State(_)
+            | RunError::Tun(_)
+            | RunError::Netlink(_)
+            | RunError::Start(_)
+            | RunError::Random(_)
+            | RunError::Ended(_) => return Self::of(Exit::Failed, &error),
+        };
+        Self::of(exit, &error).next(next)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::Failure;
 use crate::cli::Global;
-use crate::driver::{self, Launch};
+use crate::daemon::{self, Launch};
 use crate::state::StateDir;
 use crate::telemetry::Telemetry;
 
@@ -13,7 +13,7 @@ pub(super) fn run(global: &Global) -> Result<(), Failure> {
     let identity = state.identity()?;
     let settings = source.load_for(identity.node())?;
     let telemetry = Telemetry::init(settings.log)?;
-    Ok(driver::run(Launch {
+    Ok(daemon::run(Launch {
         settings,
         source,
         identity,

@@ -12,6 +12,7 @@
 pub mod clock;
 pub mod netlink;
 pub mod offload;
+pub mod peer_credentials;
 pub mod poll;
 pub mod tun;
 pub mod udp;

@@ -1,0 +1,556 @@
+//! The daemon's life: set the machine up, start the threads, serve, reload, and take everything down again.
+
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use arc_swap::ArcSwap;
+use tokio::{
+    net::lookup_host,
+    signal::unix::{SignalKind, signal},
+    sync::{Mutex, mpsc},
+    time::{MissedTickBehavior, interval},
+};
+use tracing::{debug, error, info, warn};
+use wireguard::PublicKey;
+
+use crate::{
+    admin::{
+        self, ErrorBody, ErrorCode,
+        server::{AdminSocket, BindError, refusal},
+    },
+    config::{self, HostPort, Settings, Source},
+    discard::Discards,
+    driver::{self, NodeHandle, Request},
+    fib::Fib,
+    forward::{Shared, Sockets},
+    identity::{Identity, NodeId},
+    io::{
+        clock::Clock,
+        netlink::{self, Netlink, NetlinkError},
+        tun::{self, Tun},
+        udp::{self, UdpSocket},
+    },
+    node::{Fresh, Seen},
+    state::{self, PeerSeen, Port, StateDir, StateError, StateLock, Stock},
+    telemetry::Telemetry,
+};
+
+/// Packets that the interface queues for us; with offloads each may be a super-packet. Long enough for a burst of small packets,
+/// short enough not to be a standing queue of megabytes.
+const QUEUE: u32 = 256;
+/// How often it is looked whether peers have moved, to remember it.
+const REMEMBER: Duration = Duration::from_secs(30);
+/// A name server has this long to answer.
+const RESOLVE: Duration = Duration::from_secs(10);
+/// Addresses taken of one name.
+const MAX_ADDRESSES: usize = 8;
+
+/// Why the daemon could not start, or had to stop.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The state directory.
+    #[error("cannot use the state directory")]
+    State(#[from] StateError),
+    /// A listening socket.
+    #[error("cannot listen")]
+    Listen(#[from] udp::BindError),
+    /// The TUN device.
+    #[error("cannot make the overlay interface")]
+    Tun(#[from] tun::OpenError),
+    /// Address, routes or rules.
+    #[error("cannot configure the overlay interface")]
+    Netlink(#[from] NetlinkError),
+    /// The admin socket.
+    #[error("cannot open the admin socket {}", path.display())]
+    Socket {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: BindError,
+    },
+    /// Threads, signals or the runtime.
+    #[error("cannot start")]
+    Start(#[source] io::Error),
+    /// No random numbers.
+    #[error("the system gives no random numbers")]
+    Random(#[source] getrandom::Error),
+    /// A thread that must not end has ended.
+    #[error("{0}")]
+    Ended(String),
+}
+
+/// What the admin socket and the signals act on.
+#[derive(Debug)]
+pub struct Control {
+    /// The node loop.
+    pub node: NodeHandle,
+    source: Source,
+    own: NodeId,
+    running: Mutex<Settings>,
+    state: StateDir,
+    port: u16,
+    netlink: Netlink,
+    telemetry: Telemetry,
+}
+
+impl Control {
+    /// Reads the configuration again and adopts what can change while running. One at a time.
+    ///
+    /// # Errors
+    /// [`ErrorCode::Config`]: the configuration that ran stays in effect.
+    pub async fn reload(&self) -> Result<admin::Reload, ErrorBody> {
+        let mut running = self.running.lock().await;
+        let new = self.source.load_for(self.own).map_err(|error| {
+            let text = format!("{:#}", anyhow::Error::new(error));
+            refusal(
+                ErrorCode::Config,
+                &text,
+                "correct the file, then: meshd reload",
+            )
+        })?;
+        let changes = running.changes(&new);
+        let warnings = new.warnings.clone();
+        let live = new.live(&running);
+        let settings = live.clone();
+        self.node
+            .call(move |node_loop, now| node_loop.node.handle_settings(&settings, now))
+            .await?;
+        self.telemetry.set_level(live.log.level);
+        *running = live;
+        info!(
+            applied = changes.applied.len(),
+            restart = changes.restart.len(),
+            "Configuration reloaded"
+        );
+        Ok(admin::Reload {
+            applied: changes.applied,
+            restart: changes.restart,
+            warnings,
+        })
+    }
+
+    /// Lets a stock device join, and remembers it.
+    ///
+    /// # Errors
+    /// Those of the node; and if it cannot be remembered, in which case it is not added.
+    pub async fn add_device(
+        &self,
+        name: &str,
+        key: PublicKey,
+    ) -> Result<std::net::Ipv6Addr, ErrorBody> {
+        if !config::is_label(name) {
+            let error =
+                format!("`{name}` is no name: 1 to 63 lower-case letters, digits and hyphens");
+            return Err(refusal(ErrorCode::Usage, &error, "meshd wg add phone"));
+        }
+        // Held over the write, so that two requests do not overwrite each other's file.
+        let _running = self.running.lock().await;
+        let own_name = name.to_owned();
+        let (address, devices) = self
+            .node
+            .call(move |node_loop, now| {
+                let address = node_loop.node.add_device(&own_name, key, now)?;
+                Ok::<_, crate::node::CommandError>((address, node_loop.node.added_devices()))
+            })
+            .await??;
+        if let Err(error) = self.state.write(&Stock { devices }) {
+            let own_name = name.to_owned();
+            self.node
+                .call(move |node_loop, _| node_loop.node.remove_device(&own_name))
+                .await??;
+            return Err(not_remembered(error));
+        }
+        Ok(address)
+    }
+
+    /// Takes a stock device away, for good.
+    ///
+    /// # Errors
+    /// Those of the node; and if the removal cannot be remembered: the device is out until the daemon restarts.
+    pub async fn remove_device(&self, name: &str) -> Result<(), ErrorBody> {
+        let _running = self.running.lock().await;
+        let name = name.to_owned();
+        let devices = self
+            .node
+            .call(move |node_loop, _| {
+                node_loop.node.remove_device(&name)?;
+                Ok::<_, crate::node::CommandError>(node_loop.node.added_devices())
+            })
+            .await??;
+        self.state.write(&Stock { devices }).map_err(not_remembered)
+    }
+
+    /// The UDP port of the WireGuard sockets.
+    pub fn listen_port(&self) -> u16 {
+        self.port
+    }
+
+    /// An address of this machine at which others can probably reach it.
+    pub async fn guess_address(&self) -> Option<IpAddr> {
+        match self.netlink.local_addresses().await {
+            Ok(addresses) => addresses.first().copied(),
+            Err(error) => {
+                debug!(%error, "Local addresses unknown");
+                None
+            }
+        }
+    }
+
+    /// Writes down where peers are, if that has changed since `last`.
+    async fn remember(&self, last: &mut Vec<(PublicKey, Vec<SocketAddr>)>) {
+        let Ok(seen) = self
+            .node
+            .call(|node_loop, now| node_loop.node.seen(now))
+            .await
+        else {
+            return;
+        };
+        let places: Vec<_> = seen
+            .iter()
+            .map(|(key, seen)| (*key, seen.endpoints.clone()))
+            .collect();
+        if places == *last {
+            return;
+        }
+        let now = unix_time();
+        let peer = |(key, seen): (PublicKey, Seen)| PeerSeen {
+            public_key: key,
+            endpoints: seen.endpoints,
+            seen: now.saturating_sub(seen.age.as_secs()),
+        };
+        let record = state::Peers {
+            peers: seen.into_iter().map(peer).collect(),
+        };
+        match self.state.write(&record) {
+            Ok(()) => *last = places,
+            Err(error) => {
+                warn!(error = %format!("{:#}", anyhow::Error::new(error)), "Peers not remembered")
+            }
+        }
+    }
+}
+
+fn not_remembered(error: StateError) -> ErrorBody {
+    let text = format!("{:#}", anyhow::Error::new(error));
+    refusal(
+        ErrorCode::Failed,
+        &format!("cannot write it down: {text}"),
+        "df -h; then try again",
+    )
+}
+
+/// Seconds since 1970; 0 for a clock before that.
+fn unix_time() -> u64 {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a time of day, for a file that outlives the process"
+    )]
+    let now = SystemTime::now();
+    now.duration_since(SystemTime::UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
+}
+
+/// What a daemon is started with.
+#[derive(Debug)]
+pub struct Launch {
+    /// The checked configuration.
+    pub settings: Settings,
+    /// Where it came from, for reloads.
+    pub source: Source,
+    /// Who the node is.
+    pub identity: Identity,
+    /// The state directory.
+    pub state: StateDir,
+    /// That it is ours alone.
+    pub lock: StateLock,
+    /// The running log.
+    pub telemetry: Telemetry,
+}
+
+/// Runs the daemon until SIGTERM or SIGINT.
+///
+/// # Errors
+/// [`RunError`]: the machine could not be set up, or a thread ended. What was set up has been taken down again.
+pub fn run(launch: Launch) -> Result<(), RunError> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(RunError::Start)?;
+    runtime.block_on(live(launch))
+}
+
+async fn live(launch: Launch) -> Result<(), RunError> {
+    let Launch {
+        settings,
+        source,
+        identity,
+        state,
+        lock: _lock,
+        telemetry,
+    } = launch;
+    let mut signals = Signals::new().map_err(RunError::Start)?;
+    let node = identity.node();
+    for warning in &settings.warnings {
+        warn!(code = warning.code, "{}", warning.text);
+    }
+
+    let admin = AdminSocket::bind(&settings.api.socket, settings.api.group.as_deref()).map_err(
+        |source| RunError::Socket {
+            path: settings.api.socket.clone(),
+            source,
+        },
+    )?;
+    let (sockets, port) = bind(&settings.listen, &state)?;
+    let tun = Tun::open(&settings.interface.name)?;
+    let netlink = Netlink::new()?;
+    let interface = tun.index();
+    let overlay = netlink::Interface {
+        index: interface,
+        address: node.address(),
+        mtu: settings.interface.mtu.into(),
+        queue_length: QUEUE,
+    };
+    if let Err(error) = netlink.configure(&overlay).await {
+        take_down(&netlink).await;
+        return Err(error.into());
+    }
+
+    let clock = Clock::new();
+    let (fresh, discards) = fresh(&state, identity)?;
+    let empty = Fib::new(node.address(), node.prefix(), fresh.token, []);
+    let (notices_in, notices) = crossbeam_channel::bounded(driver::NOTICES);
+    let shared = Shared {
+        fib: Arc::new(ArcSwap::from_pointee(empty)),
+        tun: Arc::new(tun),
+        sockets: Arc::new(Sockets(sockets)),
+        discards,
+        clock,
+        notices: notices_in,
+        mtu: usize::from(settings.interface.mtu),
+    };
+    let (ended, mut endings) = mpsc::channel(4);
+    let (requests, names) = mpsc::channel(driver::REQUESTS);
+    let threads = driver::start(&settings, fresh, shared, notices, requests, &ended)
+        .map_err(RunError::Start)?;
+    info!(node = settings.name, address = %node.address(), interface = settings.interface.name, port, "Node up");
+
+    let control = Arc::new(Control {
+        node: threads.node(),
+        source,
+        own: node,
+        running: Mutex::new(settings),
+        state,
+        port,
+        netlink,
+        telemetry,
+    });
+    let mut remembered = Vec::new();
+    let result = tokio::select! {
+        () = admin.serve(Arc::clone(&control)) => Err(RunError::Ended("the admin socket has closed".to_owned())),
+        () = resolve(names, control.node.clone()) => Err(RunError::Ended("the resolver has ended".to_owned())),
+        error = watch_network(interface, control.node.clone()) => Err(error),
+        () = remember(&control, &mut remembered) => Err(RunError::Ended("the clock has ended".to_owned())),
+        () = signals.until_stopped(&control) => Ok(()),
+        Some(thread) = endings.recv() => Err(RunError::Ended(thread)),
+    };
+    control.remember(&mut remembered).await;
+    drop(admin);
+    threads.stop();
+    take_down(&control.netlink).await;
+    info!("Node down");
+    result
+}
+
+/// Removes what outlives the interface.
+async fn take_down(netlink: &Netlink) {
+    if let Err(error) = netlink.remove().await {
+        warn!(%error, "Routes or rules of the overlay may have stayed behind: ip -6 rule; ip -6 route show table 5277");
+    }
+}
+
+/// What the node starts with.
+fn fresh(state: &StateDir, identity: Identity) -> Result<(Fresh, Arc<Discards>), RunError> {
+    let discards = Arc::new(Discards::default());
+    let mut random = [0; 16];
+    getrandom::fill(&mut random).map_err(RunError::Random)?;
+    let (seed, token) = random.split_at(8);
+    let now = unix_time();
+    let seen = |peer: PeerSeen| {
+        let age = Duration::from_secs(now.saturating_sub(peer.seen));
+        (
+            peer.public_key,
+            Seen {
+                endpoints: peer.endpoints,
+                age,
+            },
+        )
+    };
+    let fresh = Fresh {
+        identity,
+        added: state.read::<Stock>()?.unwrap_or_default().devices,
+        seen: state
+            .read::<state::Peers>()?
+            .unwrap_or_default()
+            .peers
+            .into_iter()
+            .map(seen)
+            .collect(),
+        seed: u64::from_ne_bytes(seed.try_into().expect("eight bytes")),
+        token: token.try_into().expect("eight bytes"),
+        discards: Arc::clone(&discards),
+    };
+    Ok((fresh, discards))
+}
+
+/// Opens the WireGuard sockets. Addresses with port 0 share one random port, which is remembered.
+fn bind(listen: &[SocketAddr], state: &StateDir) -> Result<(Vec<UdpSocket>, u16), RunError> {
+    let remembered = state.read::<Port>()?.map(|port| port.port);
+    if let Some(port) = remembered {
+        match bind_all(listen, port) {
+            Ok(bound) => return Ok(bound),
+            Err(error)
+                if error.source.kind() == io::ErrorKind::AddrInUse
+                    && listen.iter().any(|address| address.port() == 0) =>
+            {
+                warn!(port, "The remembered port is in use, taking another");
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    // A port that is free over one address family may be taken over the other: try a few.
+    let mut tries = (0..RANDOM_PORTS).map(|_| bind_all(listen, 0));
+    let (sockets, port) = match tries.find(Result::is_ok) {
+        Some(bound) => bound?,
+        None => bind_all(listen, 0)?,
+    };
+    if listen.iter().any(|address| address.port() == 0) {
+        state.write(&Port { port })?;
+    }
+    Ok((sockets, port))
+}
+
+/// How many random ports are tried at start.
+const RANDOM_PORTS: usize = 8;
+
+/// Opens all sockets, with `port` in place of 0 (0: the first socket's random port); returns the port of those, else of the first.
+fn bind_all(listen: &[SocketAddr], mut port: u16) -> Result<(Vec<UdpSocket>, u16), udp::BindError> {
+    let mut sockets: Vec<UdpSocket> = Vec::with_capacity(listen.len());
+    for address in listen {
+        let is_random = address.port() == 0;
+        let address = SocketAddr::new(address.ip(), if is_random { port } else { address.port() });
+        let socket = UdpSocket::bind(address, netlink::MARK)?;
+        if is_random {
+            port = socket.local_addr().port();
+        }
+        sockets.push(socket);
+    }
+    let port = if port == 0 {
+        sockets
+            .first()
+            .map_or(0, |socket| socket.local_addr().port())
+    } else {
+        port
+    };
+    Ok((sockets, port))
+}
+
+/// Resolves names of endpoints, one peer after the other.
+async fn resolve(mut requests: mpsc::Receiver<Request>, node: NodeHandle) {
+    while let Some(Request { peer, endpoints }) = requests.recv().await {
+        let mut addresses = Vec::new();
+        for endpoint in endpoints {
+            match endpoint.address() {
+                Some(address) => addresses.push(address),
+                None => addresses.extend(look_up(&endpoint).await),
+            }
+        }
+        if node
+            .call(move |node_loop, now| node_loop.node.handle_resolved(&peer, addresses, now))
+            .await
+            .is_err()
+        {
+            return;
+        }
+    }
+}
+
+async fn look_up(endpoint: &HostPort) -> Vec<SocketAddr> {
+    let name = endpoint.to_string();
+    match tokio::time::timeout(RESOLVE, lookup_host(&name)).await {
+        Ok(Ok(addresses)) => addresses.take(MAX_ADDRESSES).collect(),
+        Ok(Err(error)) => {
+            debug!(name, %error, "Name does not resolve");
+            Vec::new()
+        }
+        Err(_) => {
+            debug!(name, "Name server does not answer");
+            Vec::new()
+        }
+    }
+}
+
+/// Tells the node when addresses or routes of the underlay change.
+async fn watch_network(interface: u32, node: NodeHandle) -> RunError {
+    let mut changes = match netlink::Changes::watch(interface).await {
+        Ok(changes) => changes,
+        Err(error) => return RunError::Netlink(error),
+    };
+    while let Some(change) = changes.next().await {
+        debug!(?change, "Underlay changed");
+        if node
+            .call(|node_loop, now| node_loop.node.handle_network_change(now))
+            .await
+            .is_err()
+        {
+            break;
+        }
+    }
+    RunError::Ended("netlink has closed".to_owned())
+}
+
+async fn remember(control: &Control, last: &mut Vec<(PublicKey, Vec<SocketAddr>)>) {
+    let mut ticks = interval(REMEMBER);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        control.remember(last).await;
+    }
+}
+
+/// The signals that the daemon hears.
+struct Signals {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+    hangup: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+
+    /// Reloads on SIGHUP; returns on SIGTERM and SIGINT.
+    async fn until_stopped(&mut self, control: &Control) {
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => return,
+                _ = self.interrupt.recv() => return,
+                Some(()) = self.hangup.recv() => {
+                    if let Err(error) = control.reload().await {
+                        error!(error = error.error, "Configuration not reloaded");
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! Discarded packets: every one has a reason, every reason a counter that `meshd status` shows.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+};
+
+macro_rules! reasons {
+    ($($(#[$doc:meta])* $variant:ident => $name:literal,)+) => {
+        /// Why a packet was discarded.
+        #[derive(Clone, Copy, Debug, Eq, PartialEq, Ord, PartialOrd, Hash)]
+        pub enum Reason {
+            $($(#[$doc])* $variant,)+
+        }
+
+        impl Reason {
+            const ALL: &[Self] = &[$(Self::$variant,)+];
+
+            /// The stable name that `status --json` uses.
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $name,)+
+                }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// From inside: not an IPv6 packet.
+    NotIpv6 => "not-ipv6",
+    /// From inside: headers that contradict each other or the packet's length.
+    Malformed => "malformed",
+    /// From inside: the source address does not belong to the interface that it came from.
+    InsideSource => "inside-source",
+    /// From inside or from a leaf: a destination outside the overlay block, link-local or multicast.
+    NotOverlay => "not-overlay",
+    /// No node with this /64 is known, or nobody holds this address inside our own /64.
+    NoRoute => "no-route",
+    /// The peer is known, but no session with it could be opened in time.
+    Unreachable => "unreachable",
+    /// Too many packets wait for a session.
+    HeldFull => "held-full",
+    /// Forwarded packet whose hop limit ran out.
+    HopLimit => "hop-limit",
+    /// From outside: an authenticated packet whose source the sender's key does not own.
+    OutsideSource => "outside-source",
+    /// From outside: an authenticated packet for an address that is neither this node's nor one of its leaves'.
+    OutsideDestination => "outside-destination",
+    /// From outside: not a WireGuard message.
+    NotWireguard => "not-wireguard",
+    /// From outside: a handshake message whose first MAC does not name our key.
+    BadMac1 => "bad-mac1",
+    /// From outside: a receiver index that no session has.
+    UnknownReceiver => "unknown-receiver",
+    /// From outside: data that does not authenticate.
+    NotAuthentic => "not-authentic",
+    /// From outside: a counter seen before, too old for the replay window, or out of bounds.
+    Replayed => "replayed",
+    /// From outside: data for a keypair that is too old.
+    Expired => "expired",
+    /// From outside: authentic, but no IP packet inside.
+    OutsideNotIp => "outside-not-ip",
+    /// From outside: a handshake message that its session refused.
+    HandshakeRefused => "handshake-refused",
+    /// From outside: a handshake of a key that may not open a session.
+    Stranger => "stranger",
+    /// From outside: more handshakes than the node loop takes.
+    HandshakeQueueFull => "handshake-queue-full",
+    /// A session without a known endpoint, or no socket of the endpoint's family.
+    NoEndpoint => "no-endpoint",
+    /// The kernel did not take the datagram: buffers full, or no route on the underlay.
+    SendFailed => "send-failed",
+    /// The kernel did not take the packet on the TUN device.
+    TunWrite => "tun-write",
+    /// The node loop was too busy for a message of a packet thread.
+    LoopBusy => "loop-busy",
+}
+
+/// One counter for each [`Reason`], shared by all threads.
+#[derive(Default)]
+pub struct Discards([AtomicU64; Reason::ALL.len()]);
+
+impl Discards {
+    /// Counts `packets` discarded for one reason.
+    pub fn discard(&self, reason: Reason, packets: u64) {
+        self.0[reason as usize].fetch_add(packets, Relaxed);
+    }
+
+    /// How many packets were discarded for this reason so far.
+    pub fn count(&self, reason: Reason) -> u64 {
+        self.0[reason as usize].load(Relaxed)
+    }
+
+    /// All reasons that occurred, by name.
+    pub fn by_name(&self) -> BTreeMap<String, u64> {
+        Reason::ALL
+            .iter()
+            .map(|&reason| (reason.name().to_owned(), self.count(reason)))
+            .filter(|&(_, count)| count > 0)
+            .collect()
+    }
+}
+
+impl fmt::Debug for Discards {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_map().entries(self.by_name()).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_by_name_and_hides_what_did_not_occur() {
+        let discards = Discards::default();
+        discards.discard(Reason::HopLimit, 2);
+        discards.discard(Reason::LoopBusy, 1);
+        discards.discard(Reason::HopLimit, 1);
+        let expected = BTreeMap::from([("hop-limit".to_owned(), 3), ("loop-busy".to_owned(), 1)]);
+        assert_eq!(discards.by_name(), expected);
+    }
+
+    #[test]
+    fn names_are_unique() {
+        let names: std::collections::BTreeSet<_> =
+            Reason::ALL.iter().map(|reason| reason.name()).collect();
+        assert_eq!(names.len(), Reason::ALL.len());
+    }
+}

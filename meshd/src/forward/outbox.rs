@@ -1,0 +1,205 @@
+//! Sealed datagrams on their way out, laid end to end so that a run of equal lengths to one endpoint is one message of one system
+//! call.
+
+use std::{fmt, ops::Range, sync::Arc, time::Instant};
+
+use wireguard::{Batch, Endpoint, SealError, Session, Transmit, constants::OVERHEAD};
+
+use super::{Shared, Sockets, Unheard};
+use crate::{
+    discard::{Discards, Reason},
+    io::{
+        offload,
+        udp::{Outcome, Outgoing, SEGMENTS, SendBatch},
+    },
+};
+
+/// What one super-packet can need: 64 KiB in segments, each with its overhead and padding.
+const SUPER_PACKET: usize = offload::PACKET + SEGMENTS * (OVERHEAD + 16);
+/// Room for three super-packets, so that a batch is sent while the next is still in the cache.
+const ARENA: usize = 3 * SUPER_PACKET;
+
+/// Datagrams that wait to be sent in one go.
+pub struct Outbox {
+    arena: Box<[u8]>,
+    used: usize,
+    runs: Vec<Run>,
+    batch: SendBatch,
+}
+
+/// Datagrams to one endpoint, equally long but for a shorter last one.
+#[derive(Debug)]
+struct Run {
+    /// Whose datagrams these are; handshakes have no session that could forget a stale source.
+    session: Option<Arc<Session>>,
+    endpoint: Endpoint,
+    bytes: Range<usize>,
+    segment: usize,
+    count: u64,
+}
+
+impl Default for Outbox {
+    fn default() -> Self {
+        Self {
+            arena: vec![0; ARENA].into_boxed_slice(),
+            used: 0,
+            runs: Vec::with_capacity(64),
+            batch: SendBatch::new(),
+        }
+    }
+}
+
+impl fmt::Debug for Outbox {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Outbox")
+            .field("used", &self.used)
+            .field("runs", &self.runs.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Outbox {
+    /// Whether a super-packet still fits.
+    pub fn has_room(&self) -> bool {
+        self.arena.len() - self.used >= SUPER_PACKET
+    }
+
+    /// Seals one packet in an open session, to be sent to its endpoint.
+    ///
+    /// # Errors
+    /// Those of [`Batch::seal`].
+    pub fn seal(
+        &mut self,
+        session: &Arc<Session>,
+        batch: &mut Batch<'_>,
+        endpoint: Endpoint,
+        packet: &[u8],
+        mtu: usize,
+    ) -> Result<(), SealError> {
+        let length = batch.seal(packet, mtu, &mut self.arena[self.used..])?;
+        self.append(Some(session), endpoint, length);
+        Ok(())
+    }
+
+    /// Sends a single packet into another session: from or to a leaf, or an error. It waits at the node loop if that is closed.
+    pub(super) fn forward(
+        &mut self,
+        session: &Arc<Session>,
+        packet: &[u8],
+        shared: &Shared,
+        unheard: &mut Unheard,
+        now: Instant,
+    ) {
+        if !self.has_room() {
+            self.flush(&shared.sockets, &shared.discards, now);
+        }
+        if !session.is_established() {
+            return shared.unsent(session.key(), packet);
+        }
+        let mut batch = session.lock(now);
+        let Some(endpoint) = batch.endpoint() else {
+            return shared.discards.discard(Reason::NoEndpoint, 1);
+        };
+        let sealed = self.seal(session, &mut batch, endpoint, packet, shared.mtu);
+        let signals = batch.finish();
+        shared.signal(unheard, session.key(), signals);
+        if sealed.is_err() {
+            shared.unsent(session.key(), packet);
+        }
+    }
+
+    /// Adds a datagram of the node loop; what does not fit is counted.
+    pub fn transmit(&mut self, transmit: &Transmit, discards: &Discards) {
+        let Some(room) = self
+            .arena
+            .get_mut(self.used..self.used + transmit.payload.len())
+        else {
+            discards.discard(Reason::SendFailed, 1);
+            return;
+        };
+        room.copy_from_slice(&transmit.payload);
+        self.append(None, transmit.endpoint, transmit.payload.len());
+    }
+
+    fn append(&mut self, session: Option<&Arc<Session>>, endpoint: Endpoint, length: usize) {
+        let bytes = self.used..self.used + length;
+        self.used = bytes.end;
+        match self.runs.last_mut() {
+            Some(run) if run.takes(&endpoint, length) => {
+                run.bytes.end = bytes.end;
+                run.count += 1;
+            }
+            _ => self.runs.push(Run {
+                session: session.map(Arc::clone),
+                endpoint,
+                bytes,
+                segment: length,
+                count: 1,
+            }),
+        }
+    }
+
+    /// Sends everything. What the kernel does not take is counted; a source address that has gone is forgotten.
+    pub fn flush(&mut self, sockets: &Sockets, discards: &Discards, now: Instant) {
+        let mut runs = self.runs.as_slice();
+        while let Some(first) = runs.first() {
+            let Some(socket) = sockets.of(&first.endpoint) else {
+                discards.discard(Reason::NoEndpoint, first.count);
+                runs = &runs[1..];
+                continue;
+            };
+            let same_socket = |run: &&Run| {
+                sockets
+                    .of(&run.endpoint)
+                    .is_some_and(|other| std::ptr::eq(other, socket))
+            };
+            let (now_sent, later) = runs.split_at(runs.iter().take_while(same_socket).count());
+            let mut messages = [Outgoing {
+                to: first.endpoint.remote,
+                source: None,
+                segment: 0,
+                data: &[],
+            }; MESSAGES];
+            for group in now_sent.chunks(MESSAGES) {
+                for (message, run) in messages.iter_mut().zip(group) {
+                    let data = &self.arena[run.bytes.clone()];
+                    *message = Outgoing {
+                        to: run.endpoint.remote,
+                        source: run.endpoint.local,
+                        segment: run.segment,
+                        data,
+                    };
+                }
+                let outcomes = socket.send(&mut self.batch, &messages[..group.len()]);
+                for (run, outcome) in group.iter().zip(outcomes) {
+                    match outcome {
+                        Outcome::Sent => {}
+                        Outcome::StaleSource => run.forget_source(now),
+                        Outcome::Full | Outcome::Failed(_) => {
+                            discards.discard(Reason::SendFailed, run.count)
+                        }
+                    }
+                }
+            }
+            runs = later;
+        }
+        self.runs.clear();
+        self.used = 0;
+    }
+}
+
+/// Runs in one call of the socket.
+const MESSAGES: usize = 32;
+
+impl Run {
+    fn takes(&self, endpoint: &Endpoint, length: usize) -> bool {
+        let is_full_so_far = (self.bytes.len() as u64) == self.segment as u64 * self.count;
+        self.endpoint == *endpoint && is_full_so_far && length <= self.segment
+    }
+
+    fn forget_source(&self, now: Instant) {
+        if let Some(session) = &self.session {
+            session.lock(now).forget_source();
+        }
+    }
+}

@@ -1,0 +1,212 @@
+//! The ICMPv6 messages that a node itself sends (RFC 4443): errors about packets it cannot carry, and echo requests of `meshd ping`.
+
+use std::{
+    net::Ipv6Addr,
+    time::{Duration, Instant},
+};
+
+use crate::packet::{self, ICMPV6, Ipv6Header};
+
+/// An ICMPv6 error, by what happened.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Unreachable {
+    /// No route to the destination (type 1 code 0).
+    NoRoute,
+    /// The destination is known but does not answer (type 1 code 3).
+    Address,
+    /// The source address failed the ingress policy (type 1 code 5).
+    SourcePolicy,
+    /// The hop limit ran out (type 3 code 0).
+    HopLimit,
+}
+
+impl Unreachable {
+    const fn type_and_code(self) -> (u8, u8) {
+        match self {
+            Self::NoRoute => (1, 0),
+            Self::Address => (1, 3),
+            Self::SourcePolicy => (1, 5),
+            Self::HopLimit => (3, 0),
+        }
+    }
+}
+
+/// An ICMPv6 error never makes a packet longer than this (RFC 4443 §2.4 c).
+const MIN_MTU: usize = 1280;
+
+/// The error about `offending`, from `own`, or nothing where RFC 4443 §2.4 (e) forbids one: about ICMPv6 errors and redirects, to
+/// multicast or unspecified sources, and about fragments other than the first.
+pub fn error(what: Unreachable, own: Ipv6Addr, offending: &[u8]) -> Option<Vec<u8>> {
+    let header = Ipv6Header::parse(offending).ok()?;
+    let source = header.source;
+    if source.is_multicast() || source.is_unspecified() || header.destination.is_multicast() {
+        return None;
+    }
+    let upper = packet::upper_layer(offending)?;
+    if upper.is_later_fragment
+        || (upper.protocol == ICMPV6
+            && !offending
+                .get(upper.offset)
+                .is_some_and(|kind| *kind >= 128 && *kind != REDIRECT))
+    {
+        return None;
+    }
+    let (kind, code) = what.type_and_code();
+    let quoted = &offending[..offending.len().min(MIN_MTU - packet::HEADER - 8)];
+    let mut body = Vec::with_capacity(8 + quoted.len());
+    body.extend_from_slice(&[kind, code, 0, 0, 0, 0, 0, 0]);
+    body.extend_from_slice(quoted);
+    Some(packet::icmpv6(own, source, &body))
+}
+
+const REDIRECT: u8 = 137;
+const ECHO_REQUEST: u8 = 128;
+const ECHO_REPLY: u8 = 129;
+/// ICMPv6 header, token and sequence number of ours.
+const ECHO_LENGTH: usize = 8 + 16;
+
+/// The secret of this run that marks the echo requests of `meshd ping`, so that their replies are told from the host's own.
+pub type EchoToken = [u8; 8];
+
+/// An echo request from `own` to `destination`, marked with our token and a number that names the request.
+pub fn echo_request(
+    own: Ipv6Addr,
+    destination: Ipv6Addr,
+    token: EchoToken,
+    number: u64,
+) -> Vec<u8> {
+    let mut body = [0; ECHO_LENGTH];
+    body[0] = ECHO_REQUEST;
+    body[4..6].copy_from_slice(&token[..2]);
+    body[6..8].copy_from_slice(&number.to_be_bytes()[6..]);
+    body[8..16].copy_from_slice(&token);
+    body[16..].copy_from_slice(&number.to_be_bytes());
+    packet::icmpv6(own, destination, &body)
+}
+
+/// The number of the request that this packet answers, if it is the reply to an echo request of ours.
+pub fn echo_reply(datagram: &[u8], token: EchoToken) -> Option<u64> {
+    let body = datagram.get(packet::HEADER..)?;
+    let is_ours = datagram[6] == ICMPV6
+        && body.len() == ECHO_LENGTH
+        && body[..2] == [ECHO_REPLY, 0]
+        && body[8..16] == token;
+    is_ours.then(|| u64::from_be_bytes(body[16..].try_into().expect("eight bytes, length checked")))
+}
+
+/// How many ICMPv6 errors a node sends: a token bucket (RFC 4443 §2.4 f).
+#[derive(Debug)]
+pub struct ErrorLimit {
+    tokens: u32,
+    refilled: Instant,
+}
+
+/// A burst of errors, and errors a second.
+const ERRORS: u32 = 100;
+
+impl ErrorLimit {
+    /// A full bucket.
+    pub fn new(now: Instant) -> Self {
+        Self {
+            tokens: ERRORS,
+            refilled: now,
+        }
+    }
+
+    /// Whether one more error may be sent.
+    pub fn allows(&mut self, now: Instant) -> bool {
+        let step = Duration::from_secs(1) / ERRORS;
+        let steps = now.saturating_duration_since(self.refilled).as_nanos() / step.as_nanos();
+        if steps > 0 {
+            self.tokens = u32::try_from(steps).map_or(ERRORS, |steps| {
+                self.tokens.saturating_add(steps).min(ERRORS)
+            });
+            self.refilled = now;
+        }
+        if self.tokens == 0 {
+            return false;
+        }
+        self.tokens -= 1;
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OWN: Ipv6Addr = Ipv6Addr::new(0x600, 1, 2, 3, 0, 0, 0, 1);
+    const OTHER: Ipv6Addr = Ipv6Addr::new(0x600, 9, 9, 9, 0, 0, 0, 1);
+    const TOKEN: EchoToken = *b"mesh-tok";
+
+    #[test]
+    fn an_error_quotes_the_packet_and_carries_a_right_checksum() {
+        let offending = packet::icmpv6(OTHER, OWN, &[128, 0, 0, 0, 1, 2, 3, 4, 5]);
+        let error = error(Unreachable::SourcePolicy, OWN, &offending).unwrap();
+        let header = Ipv6Header::parse(&error).unwrap();
+        assert_eq!(
+            (header.source, header.destination, header.next_header),
+            (OWN, OTHER, ICMPV6)
+        );
+        assert_eq!(&error[40..42], &[1, 5]);
+        assert_eq!(&error[48..], &offending[..]);
+        assert_eq!(packet::checksum(OWN, OTHER, ICMPV6, &error[40..]), 0);
+    }
+
+    #[test]
+    fn errors_are_not_answered_with_errors() {
+        let unreachable = packet::icmpv6(OTHER, OWN, &[1, 0, 0, 0, 0, 0, 0, 0, 1]);
+        assert_eq!(error(Unreachable::NoRoute, OWN, &unreachable), None);
+        let redirect = packet::icmpv6(OTHER, OWN, &[REDIRECT, 0, 0, 0, 0, 0, 0, 0, 1]);
+        assert_eq!(error(Unreachable::NoRoute, OWN, &redirect), None);
+        let from_multicast = packet::icmpv6(
+            Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1),
+            OWN,
+            &[128, 0, 0, 0, 0, 0, 0, 0],
+        );
+        assert_eq!(error(Unreachable::NoRoute, OWN, &from_multicast), None);
+        let later_fragment = packet::ipv6(
+            OTHER,
+            OWN,
+            44,
+            &[17, 0, 0, 8, 0, 0, 0, 1, 9, 9, 9, 9, 9, 9, 9, 9],
+        );
+        assert_eq!(error(Unreachable::NoRoute, OWN, &later_fragment), None);
+    }
+
+    #[test]
+    fn no_error_is_longer_than_the_minimum_mtu() {
+        let offending = packet::ipv6(OTHER, OWN, 17, &[0; 1400]);
+        assert_eq!(
+            error(Unreachable::HopLimit, OWN, &offending).unwrap().len(),
+            MIN_MTU
+        );
+    }
+
+    #[test]
+    fn only_replies_to_our_own_requests_are_recognised() {
+        let request = echo_request(OWN, OTHER, TOKEN, 77);
+        assert_eq!(echo_reply(&request, TOKEN), None, "a request is no reply");
+        let mut reply = request;
+        reply[40] = ECHO_REPLY;
+        assert_eq!(echo_reply(&reply, TOKEN), Some(77));
+        assert_eq!(echo_reply(&reply, *b"otherone"), None);
+        assert_eq!(echo_reply(&reply[..60], TOKEN), None);
+    }
+
+    #[test]
+    fn errors_are_limited_to_a_burst_and_then_a_rate() {
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "an origin for the test's own time"
+        )]
+        let start = Instant::now();
+        let mut limit = ErrorLimit::new(start);
+        let burst = (0..1000).filter(|_| limit.allows(start)).count();
+        assert_eq!(burst, 100);
+        let later = (0..1000u64)
+            .filter(|i| limit.allows(start + Duration::from_millis(*i)))
+            .count();
+        assert!((99..=101).contains(&later), "{later} errors in one second");
+    }
+}

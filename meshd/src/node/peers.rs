@@ -1,0 +1,389 @@
+//! Who the node knows, and who may open a session with it.
+
+use std::{
+    collections::BTreeSet,
+    net::{Ipv6Addr, SocketAddr},
+    time::{Duration, Instant},
+};
+
+use ipnetwork::Ipv6Network;
+use tracing::{info, warn};
+use wireguard::{AddPeerError, Kind, Peer, PublicKey, Upkeep};
+
+use super::{CommandError, Node, Output, Seen};
+use crate::{
+    config::{Admission, HostPort, PeerSettings, Settings, StockSettings},
+    fib::Fib,
+    identity::{NodeId, leaf_address},
+    state::StockDevice,
+};
+
+/// Sessions of keys that nobody named; the least recently used goes first.
+const MAX_STRANGERS: usize = 1024;
+
+/// What the node knows about a peer besides its session.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) name: String,
+    pub(super) address: Ipv6Addr,
+    pub(super) origin: Origin,
+    pub(super) allowed: Vec<Ipv6Network>,
+    pub(super) endpoints: Vec<HostPort>,
+    pub(super) resolved: Option<Instant>,
+    pub(super) rtt: Option<Duration>,
+    pub(super) reachable: Reachable,
+}
+
+/// Why a peer may open a session.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Origin {
+    /// `[[peers]]`
+    Peer,
+    /// `allow_keys`
+    Allowed,
+    /// `[[wireguard.stock]]`
+    Stock,
+    /// `meshd wg add`
+    Added,
+    /// Nobody named it, and the node is open.
+    Stranger,
+}
+
+/// What the log last said about a peer.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Reachable {
+    Yes,
+    No,
+}
+
+impl Entry {
+    fn mesh(name: String, node: NodeId, origin: Origin, endpoints: Vec<HostPort>) -> Self {
+        Self {
+            name,
+            address: node.address(),
+            origin,
+            allowed: vec![node.prefix()],
+            endpoints,
+            resolved: None,
+            rtt: None,
+            reachable: Reachable::No,
+        }
+    }
+
+    fn stock(
+        name: String,
+        allowed: Vec<Ipv6Network>,
+        origin: Origin,
+        endpoints: Vec<HostPort>,
+    ) -> Self {
+        let address = allowed
+            .first()
+            .map_or(Ipv6Addr::UNSPECIFIED, Ipv6Network::ip);
+        Self {
+            name,
+            address,
+            origin,
+            allowed,
+            endpoints,
+            resolved: None,
+            rtt: None,
+            reachable: Reachable::No,
+        }
+    }
+
+    pub(super) fn kind(&self) -> Kind {
+        match self.origin {
+            Origin::Peer | Origin::Allowed | Origin::Stranger => Kind::Mesh,
+            Origin::Stock | Origin::Added => Kind::Stock,
+        }
+    }
+
+    /// Whether an endpoint has to be resolved.
+    pub(super) fn has_names(&self) -> bool {
+        self.endpoints
+            .iter()
+            .any(|endpoint| endpoint.address().is_none())
+    }
+
+    /// What the device has to know; a peer that we can dial is kept connected.
+    fn peer(&self, key: PublicKey, seen: Option<&Seen>) -> Peer {
+        let mut endpoints: Vec<SocketAddr> = self
+            .endpoints
+            .iter()
+            .filter_map(HostPort::address)
+            .collect();
+        for endpoint in seen.iter().flat_map(|seen| &seen.endpoints) {
+            if !endpoints.contains(endpoint) {
+                endpoints.push(*endpoint);
+            }
+        }
+        let keeps =
+            self.origin == Origin::Peer && !(self.endpoints.is_empty() && endpoints.is_empty());
+        Peer {
+            key,
+            preshared: None,
+            kind: self.kind(),
+            allowed: self.allowed.clone(),
+            endpoints,
+            persistent_keepalive: None,
+            upkeep: if keeps {
+                Upkeep::Always
+            } else {
+                Upkeep::OnDemand
+            },
+        }
+    }
+}
+
+impl Node {
+    /// Takes over the live part of new settings; sessions of peers that stay are not touched.
+    pub fn handle_settings(&mut self, settings: &Settings, now: Instant) {
+        let added = self.added_devices();
+        self.configure(settings, &added, now);
+    }
+
+    pub(super) fn configure(&mut self, settings: &Settings, added: &[StockDevice], now: Instant) {
+        self.admission = settings.admission;
+        self.warnings.clone_from(&settings.warnings);
+        let wanted = self.wanted(settings, added);
+        let keys: BTreeSet<PublicKey> = wanted.iter().map(|(key, _)| *key).collect();
+        let keeps = |key: &PublicKey, entry: &Entry| {
+            keys.contains(key)
+                || (entry.origin == Origin::Stranger && settings.admission == Admission::Open)
+        };
+        let gone: Vec<PublicKey> = self
+            .peers
+            .iter()
+            .filter(|(key, entry)| !keeps(key, entry))
+            .map(|(key, _)| *key)
+            .collect();
+        for key in gone {
+            self.remove(&key);
+        }
+        for (key, entry) in wanted {
+            let name = entry.name.clone();
+            if let Err(error) = self.set_peer(key, entry, now) {
+                warn!(peer = %name, %error, "Peer left out");
+            }
+        }
+        self.publish();
+        self.drain_device(now);
+    }
+
+    /// Everybody that the configuration and `meshd wg add` name.
+    fn wanted(&self, settings: &Settings, added: &[StockDevice]) -> Vec<(PublicKey, Entry)> {
+        let peer = |peer: &PeerSettings| {
+            (
+                peer.node.public_key(),
+                Entry::mesh(
+                    peer.name.clone(),
+                    peer.node,
+                    Origin::Peer,
+                    peer.endpoints.clone(),
+                ),
+            )
+        };
+        let allowed = |node: &NodeId| {
+            (
+                node.public_key(),
+                Entry::mesh(
+                    node.address().to_string(),
+                    *node,
+                    Origin::Allowed,
+                    Vec::new(),
+                ),
+            )
+        };
+        let stock = |stock: &StockSettings| {
+            let mut allowed = stock.allowed.clone();
+            if allowed.is_empty() {
+                allowed.push(leaf_address(self.identity.node().prefix(), &stock.public_key).into());
+            }
+            (
+                stock.public_key,
+                Entry::stock(
+                    stock.name.clone(),
+                    allowed,
+                    Origin::Stock,
+                    stock.endpoints.clone(),
+                ),
+            )
+        };
+        let device = |device: &StockDevice| {
+            (
+                device.public_key,
+                Entry::stock(
+                    device.name.clone(),
+                    vec![device.address.into()],
+                    Origin::Added,
+                    Vec::new(),
+                ),
+            )
+        };
+        let listed = settings
+            .peers
+            .iter()
+            .map(peer)
+            .chain(settings.allow_keys.iter().map(allowed))
+            .chain(settings.stock.iter().map(stock));
+        listed.chain(added.iter().map(device)).collect()
+    }
+
+    /// Adds a peer, or changes one in place.
+    fn set_peer(
+        &mut self,
+        key: PublicKey,
+        mut entry: Entry,
+        now: Instant,
+    ) -> Result<(), AddPeerError> {
+        let peer = entry.peer(key, self.seen.get(&key));
+        match self.peers.get(&key) {
+            None => {
+                self.device.add_peer(peer, now)?;
+            }
+            Some(old) => {
+                // Addresses that names gave stay until the resolver says otherwise.
+                let keeps_endpoints = old.endpoints == entry.endpoints && old.has_names();
+                if old.kind() == entry.kind() {
+                    self.device.update_peer(peer, now)?;
+                    if keeps_endpoints {
+                        entry.resolved = old.resolved;
+                    }
+                } else {
+                    self.device.remove_peer(&key);
+                    self.device.add_peer(peer, now)?;
+                }
+                entry.rtt = old.rtt;
+                entry.reachable = old.reachable;
+            }
+        }
+        if entry.has_names() {
+            entry.resolved = Some(now);
+            self.outputs.push_back(Output::Resolve {
+                peer: key,
+                endpoints: entry.endpoints.clone(),
+            });
+        }
+        self.peers.insert(key, entry);
+        Ok(())
+    }
+
+    /// Forgets a peer and its session.
+    pub(super) fn remove(&mut self, key: &PublicKey) {
+        self.device.remove_peer(key);
+        self.held.take(key);
+        self.peers.remove(key);
+    }
+
+    pub(super) fn publish(&mut self) {
+        let sessions = self.peers.iter().filter_map(|(key, entry)| {
+            let session = self.device.session(key)?;
+            Some((std::sync::Arc::clone(session), entry.allowed.clone()))
+        });
+        let node = self.identity.node();
+        let fib = Fib::new(node.address(), node.prefix(), self.pings.token, sessions);
+        self.outputs.push_back(Output::Publish(fib));
+    }
+
+    /// Whether the holder of this key may open a session although nobody named it; it then owns exactly its /64.
+    pub(super) fn admit(&mut self, key: PublicKey, now: Instant) -> bool {
+        if self.admission == Admission::Listed {
+            return false;
+        }
+        let Ok(node) = NodeId::from_public_key(&key) else {
+            return false;
+        };
+        let strangers = || {
+            self.peers
+                .iter()
+                .filter(|(_, entry)| entry.origin == Origin::Stranger)
+                .map(|(key, _)| *key)
+        };
+        if strangers().count() >= MAX_STRANGERS {
+            let last_used = |key: &PublicKey| {
+                self.device
+                    .session(key)
+                    .and_then(|session| session.counters().last_received)
+            };
+            if let Some(oldest) = strangers().min_by_key(last_used) {
+                self.remove(&oldest);
+            }
+        }
+        let entry = Entry::mesh(
+            node.address().to_string(),
+            node,
+            Origin::Stranger,
+            Vec::new(),
+        );
+        let is_added = self.set_peer(key, entry, now).is_ok();
+        self.publish();
+        is_added
+    }
+
+    // ---- devices of `meshd wg` -----------------------------------------------------------------------------------------------
+
+    /// What `meshd wg add` has added.
+    pub fn added_devices(&self) -> Vec<StockDevice> {
+        let added = self
+            .peers
+            .iter()
+            .filter(|(_, entry)| entry.origin == Origin::Added);
+        added
+            .map(|(key, entry)| StockDevice {
+                name: entry.name.clone(),
+                public_key: *key,
+                address: entry.address,
+            })
+            .collect()
+    }
+
+    /// Lets a stock WireGuard device join as a leaf; returns its address, which follows from its key.
+    ///
+    /// # Errors
+    /// [`CommandError::NameTaken`], [`CommandError::Peer`] if the key is taken or our own.
+    pub fn add_device(
+        &mut self,
+        name: &str,
+        key: PublicKey,
+        now: Instant,
+    ) -> Result<Ipv6Addr, CommandError> {
+        if self.name == name || self.peers.values().any(|entry| entry.name == name) {
+            return Err(CommandError::NameTaken(name.to_owned()));
+        }
+        if self.peers.contains_key(&key) {
+            return Err(CommandError::Peer(AddPeerError::Exists));
+        }
+        let address = leaf_address(self.identity.node().prefix(), &key);
+        let entry = Entry::stock(
+            name.to_owned(),
+            vec![address.into()],
+            Origin::Added,
+            Vec::new(),
+        );
+        self.set_peer(key, entry, now).map_err(CommandError::Peer)?;
+        self.publish();
+        info!(device = name, %address, "Device added");
+        Ok(address)
+    }
+
+    /// Takes a device of `meshd wg add` away, with its session.
+    ///
+    /// # Errors
+    /// [`CommandError::NoSuchName`], [`CommandError::Configured`].
+    pub fn remove_device(&mut self, name: &str) -> Result<(), CommandError> {
+        let found = self
+            .peers
+            .iter()
+            .find(|(_, entry)| entry.name == name && entry.kind() == Kind::Stock);
+        let (key, origin) = found
+            .map(|(key, entry)| (*key, entry.origin))
+            .ok_or_else(|| CommandError::NoSuchName(name.to_owned()))?;
+        if origin != Origin::Added {
+            return Err(CommandError::Configured(name.to_owned()));
+        }
+        self.remove(&key);
+        self.publish();
+        info!(device = name, "Device removed");
+        Ok(())
+    }
+}
