@@ -229,13 +229,14 @@ impl Identity {
 
     /// The identity of a seed written as 64 hexadecimal digits, as in `node.key`.
     pub fn from_hex(text: &str) -> Result<Self, SeedError> {
-        let digits: Vec<u32> = text.chars().map_while(|c| c.to_digit(16)).collect();
-        if digits.len() != 64 || text.len() != 64 {
+        if text.len() != 64 {
             return Err(SeedError::Format);
         }
+        let digit = |byte: u8| char::from(byte).to_digit(16).ok_or(SeedError::Format);
         let mut seed = Zeroizing::new([0; 32]);
-        for (byte, pair) in seed.iter_mut().zip(digits.chunks_exact(2)) {
-            *byte = u8::try_from(pair[0] << 4 | pair[1]).map_err(|_| SeedError::Format)?;
+        for (byte, pair) in seed.iter_mut().zip(text.as_bytes().as_chunks::<2>().0) {
+            let value = digit(pair[0])? << 4 | digit(pair[1])?;
+            *byte = u8::try_from(value).map_err(|_| SeedError::Format)?;
         }
         Ok(Self::from_seed(seed)?)
     }

@@ -237,6 +237,32 @@ fn init_refuses_a_bad_name_before_it_writes() {
 }
 
 #[test]
+fn relative_flags_are_written_down_as_absolute_paths() {
+    let site = Site::with_key(0);
+    let mut command = site.command();
+    command.current_dir(site.root.path()).args([
+        "init",
+        "--name",
+        "nas",
+        "--config",
+        "here.toml",
+        "--state-dir",
+        "state",
+    ]);
+    let ran = Ran::of(command.output().unwrap(), &site).ok();
+    assert!(
+        ran.contains("wrote DIR/here.toml\nkept DIR/state/node.key\n"),
+        "{ran}"
+    );
+    let state = format!("state_dir = \"{}\"", site.path("state").display());
+    assert!(
+        fs::read_to_string(site.path("here.toml"))
+            .unwrap()
+            .contains(&state)
+    );
+}
+
+#[test]
 fn key_show_tells_who_the_node_is() {
     let site = Site::with_key(3);
     let [_, key, address] = pool(3);

@@ -11,7 +11,7 @@ use crate::config::{Config, ConfigError, Settings, Source};
 use crate::state::{StateDir, StateError};
 
 pub(super) fn run(global: &Global, verb: &ConfigVerb, out: &mut impl Write) -> Result<(), Failure> {
-    let source = super::source(global);
+    let source = super::source(global)?;
     match verb {
         ConfigVerb::Check => check(global, &source, out),
         ConfigVerb::Show => show(global, &source, out),

@@ -152,6 +152,10 @@ impl From<StateError> for Failure {
                     quote(path)
                 )),
             ),
+            // Somebody who is not root looks at root's files, or at the daemon's.
+            StateError::Owner { expected, .. } if *expected != 0 => {
+                (Exit::Permission, Some(SUDO.to_owned()))
+            }
             StateError::Owner { path, expected, .. } => (
                 Exit::Permission,
                 Some(format!("sudo chown {expected} {}", quote(path))),

@@ -38,7 +38,7 @@ pub(super) fn run(
     name: Option<String>,
     out: &mut impl Write,
 ) -> Result<(), Failure> {
-    let source = super::source(global);
+    let source = super::source(global)?;
     if let Some(name) = name.as_deref().filter(|name| !is_label(name)) {
         let what = format!(
             "`{name}` cannot be a node's name: 1 to 63 lower-case letters, digits and hyphens"

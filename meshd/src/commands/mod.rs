@@ -18,7 +18,7 @@ mod wg;
 
 use std::fs;
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{self, PathBuf};
 
 use serde::Serialize;
 
@@ -49,13 +49,23 @@ pub fn dispatch(cli: Cli, out: &mut impl Write) -> Result<(), Failure> {
     }
 }
 
-/// The configuration that the flags mean.
-fn source(global: &Global) -> Source {
-    Source {
-        path: global.config.clone().unwrap_or_else(|| DEFAULT_PATH.into()),
-        state_dir: global.state_dir.clone(),
-        socket: global.socket.clone(),
-    }
+/// The configuration that the flags mean. Paths relative to the caller's directory become absolute, since `init`
+/// writes them down and a daemon keeps them.
+fn source(global: &Global) -> Result<Source, Failure> {
+    let absolute = |path: &Option<PathBuf>| path.as_ref().map(path::absolute).transpose();
+    let source = || -> io::Result<Source> {
+        Ok(Source {
+            path: absolute(&global.config)?.unwrap_or_else(|| DEFAULT_PATH.into()),
+            state_dir: absolute(&global.state_dir)?,
+            socket: absolute(&global.socket)?,
+        })
+    };
+    source().map_err(|error| {
+        Failure::new(
+            Exit::Usage,
+            format!("a path among the flags cannot be used: {error}"),
+        )
+    })
 }
 
 /// The state directory: the flag's, else the configuration's, else the default.
@@ -77,7 +87,7 @@ fn client(global: &Global) -> Result<Client, Failure> {
 
 /// The configuration, or the defaults if nobody named a file and there is none.
 fn config_or_default(global: &Global) -> Result<Config, Failure> {
-    let source = source(global);
+    let source = source(global)?;
     if global.config.is_none() && !fs::exists(&source.path).unwrap_or(true) {
         return Ok(Config::default());
     }

@@ -7,7 +7,7 @@ use crate::state::StateDir;
 use crate::telemetry::Telemetry;
 
 pub(super) fn run(global: &Global) -> Result<(), Failure> {
-    let source = super::source(global);
+    let source = super::source(global)?;
     let state = StateDir::open(source.load()?.state_dir)?;
     let lock = state.lock()?;
     let identity = state.identity()?;
