@@ -247,12 +247,8 @@ fn not_remembered(error: StateError) -> ErrorBody {
 
 /// Seconds since 1970; 0 for a clock before that.
 fn unix_time() -> u64 {
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "a time of day, for a file that outlives the process"
-    )]
-    let now = SystemTime::now();
-    now.duration_since(SystemTime::UNIX_EPOCH)
+    SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
         .map_or(0, |since| since.as_secs())
 }
 
@@ -377,9 +373,9 @@ async fn take_down(netlink: &Netlink) {
 /// What the node starts with.
 fn fresh(state: &StateDir, identity: Identity) -> Result<(Fresh, Arc<Discards>), RunError> {
     let discards = Arc::new(Discards::default());
-    let mut random = [0; 16];
-    getrandom::fill(&mut random).map_err(RunError::Random)?;
-    let (seed, token) = random.split_at(8);
+    let (mut seed, mut token) = ([0; 8], [0; 8]);
+    getrandom::fill(&mut seed).map_err(RunError::Random)?;
+    getrandom::fill(&mut token).map_err(RunError::Random)?;
     let now = unix_time();
     let seen = |peer: PeerSeen| {
         let age = Duration::from_secs(now.saturating_sub(peer.seen));
@@ -401,8 +397,8 @@ fn fresh(state: &StateDir, identity: Identity) -> Result<(Fresh, Arc<Discards>),
             .into_iter()
             .map(seen)
             .collect(),
-        seed: u64::from_ne_bytes(seed.try_into().expect("eight bytes")),
-        token: token.try_into().expect("eight bytes"),
+        seed: u64::from_ne_bytes(seed),
+        token,
         discards: Arc::clone(&discards),
     };
     Ok((fresh, discards))

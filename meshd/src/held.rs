@@ -50,13 +50,10 @@ impl Held {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::identity;
+    use crate::testdata::identity;
 
     fn peers() -> Vec<PublicKey> {
-        identity::pool()
-            .into_iter()
-            .map(|identity| identity.public_key())
-            .collect()
+        (0..16).map(|n| identity(n).node().public_key()).collect()
     }
 
     #[test]

@@ -196,10 +196,6 @@ mod tests {
 
     #[test]
     fn errors_are_limited_to_a_burst_and_then_a_rate() {
-        #[expect(
-            clippy::disallowed_methods,
-            reason = "an origin for the test's own time"
-        )]
         let start = Instant::now();
         let mut limit = ErrorLimit::new(start);
         let burst = (0..1000).filter(|_| limit.allows(start)).count();

@@ -6,6 +6,8 @@
 
 mod peers;
 mod report;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -20,7 +22,7 @@ use wireguard::{
     constants::{OVERHEAD, PADDING},
 };
 
-use self::peers::{Entry, Reachable};
+use self::peers::{Entry, Names, Reachable};
 pub use self::report::millis;
 use crate::{
     admin,
@@ -275,6 +277,9 @@ impl Node {
     ) {
         endpoints.retain(|endpoint| !is_overlay(endpoint));
         if !endpoints.is_empty() {
+            if let Some(entry) = self.peers.get_mut(peer) {
+                entry.names = Names::Known;
+            }
             self.device.set_endpoints(peer, endpoints, now);
             self.drain_device(now);
         }

@@ -86,6 +86,8 @@ fn filter(level: LogLevel) -> Targets {
     Targets::new()
         .with_default(level.min(LevelFilter::WARN))
         .with_targets(OWN_TARGETS.map(|target| (target, level)))
+        // The engine calls the normal end of a keypair an error.
+        .with_target("boringtun", LevelFilter::OFF)
 }
 
 /// Whether standard error is the stream that systemd names as `device:inode` (systemd.exec(5), `$JOURNAL_STREAM`).

@@ -260,21 +260,22 @@ impl From<RunError> for Failure {
         let (exit, next) = match &error {
             RunError::Listen(BindError {
                 source, address, ..
-            }) => match source.kind() {
-                io::ErrorKind::AddrInUse => (
-                    Exit::Failed,
-                    format!(
-                        "ss -ulpn 'sport = :{}'     (who has the port), or another [wireguard] listen",
-                        address.port()
-                    ),
-                ),
-                io::ErrorKind::PermissionDenied => {
+            }) => match source.raw_os_error() {
+                Some(libc::EADDRINUSE) => {
+                    let port = address.port();
+                    let next = format!(
+                        "ss -ulpn 'sport = :{port}'     (who has it), or another port in [wireguard] listen"
+                    );
+                    (Exit::Failed, next)
+                }
+                Some(libc::EADDRNOTAVAIL) => {
+                    let next =
+                        "ip addr     (the address in [wireguard] listen is not this machine's)";
+                    (Exit::Failed, next.into())
+                }
+                Some(libc::EACCES | libc::EPERM) => {
                     (Exit::Permission, "the same command with sudo".into())
                 }
-                io::ErrorKind::AddrNotAvailable => (
-                    Exit::Failed,
-                    "ip addr     (the address in [wireguard] listen is not this machine's)".into(),
-                ),
                 _ => (Exit::Failed, "meshd config check".into()),
             },
             RunError::Tun(OpenError::NoDriver) => (Exit::Failed, "sudo modprobe tun".into()),

@@ -122,7 +122,7 @@ struct Joined {
 /// Runs a client and a server on two nodes whose devices are joined by [`forward`]; gives back what client to server did.
 fn connected(client: impl FnOnce() + Send, server: impl FnOnce(&Barrier) + Send) -> Joined {
     let (ready, stop) = (&Barrier::new(2), &Wake::new().unwrap());
-    let (devices, arrived) = mpsc::channel();
+    let (devices, arrived) = mpsc::sync_channel(2);
     std::thread::scope(|scope| {
         let device = devices.clone();
         let server = scope.spawn(move || {

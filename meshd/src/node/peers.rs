@@ -29,9 +29,20 @@ pub(super) struct Entry {
     pub(super) origin: Origin,
     pub(super) allowed: Vec<Ipv6Network>,
     pub(super) endpoints: Vec<HostPort>,
+    /// When its names were last asked for.
     pub(super) resolved: Option<Instant>,
+    pub(super) names: Names,
     pub(super) rtt: Option<Duration>,
     pub(super) reachable: Reachable,
+}
+
+/// What is known of the names among a peer's endpoints.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Names {
+    /// There are none, or they gave addresses.
+    Known,
+    /// Nothing yet.
+    Unknown,
 }
 
 /// Why a peer may open a session.
@@ -64,6 +75,7 @@ impl Entry {
             origin,
             allowed: vec![node.prefix()],
             endpoints,
+            names: Names::Known,
             resolved: None,
             rtt: None,
             reachable: Reachable::No,
@@ -85,6 +97,7 @@ impl Entry {
             origin,
             allowed,
             endpoints,
+            names: Names::Known,
             resolved: None,
             rtt: None,
             reachable: Reachable::No,
@@ -242,13 +255,8 @@ impl Node {
                 self.device.add_peer(peer, now)?;
             }
             Some(old) => {
-                // Addresses that names gave stay until the resolver says otherwise.
-                let keeps_endpoints = old.endpoints == entry.endpoints && old.has_names();
                 if old.kind() == entry.kind() {
                     self.device.update_peer(peer, now)?;
-                    if keeps_endpoints {
-                        entry.resolved = old.resolved;
-                    }
                 } else {
                     self.device.remove_peer(&key);
                     self.device.add_peer(peer, now)?;
@@ -258,6 +266,7 @@ impl Node {
             }
         }
         if entry.has_names() {
+            entry.names = Names::Unknown;
             entry.resolved = Some(now);
             self.outputs.push_back(Output::Resolve {
                 peer: key,

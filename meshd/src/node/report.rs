@@ -11,7 +11,7 @@ use wireguard::{Kind, PublicKey};
 
 use super::{
     CommandError, Node, Seen,
-    peers::{Entry, Origin},
+    peers::{Entry, Names, Origin},
 };
 use crate::admin::{self, Path, PeerKind};
 
@@ -71,8 +71,7 @@ impl Node {
                 Kind::Mesh => PeerKind::Mesh,
                 Kind::Stock => PeerKind::Stock,
             },
-            reason: (path.kind == admin::PathKind::None)
-                .then(|| self.why_unreachable(key, entry).to_owned()),
+            reason: (path.kind == admin::PathKind::None).then(|| self.why_unreachable(key, entry)),
             path,
             rtt_ms: entry.rtt.map(|rtt| rtt.as_secs_f64() * 1000.0),
             loss: None,
@@ -86,17 +85,24 @@ impl Node {
         })
     }
 
-    fn why_unreachable(&self, key: &PublicKey, entry: &Entry) -> &'static str {
-        let endpoint = self
+    fn why_unreachable(&self, key: &PublicKey, entry: &Entry) -> String {
+        let heard = self
             .device
             .session(key)
             .and_then(|session| session.endpoint());
-        match (endpoint, entry.kind(), entry.has_names()) {
-            (Some(_), Kind::Mesh, _) => "no answer",
-            (Some(_), Kind::Stock, _) => "not connected",
-            (None, Kind::Stock, _) => "not connected yet",
-            (None, Kind::Mesh, true) => "its name does not resolve",
-            (None, Kind::Mesh, false) => "it has to call: no endpoint is configured",
+        let tried = entry.endpoints.iter().map(ToString::to_string);
+        let tried: Vec<String> = tried
+            .chain(heard.map(|endpoint| endpoint.to_string()))
+            .collect();
+        match entry.kind() {
+            Kind::Stock => "not connected".to_owned(),
+            Kind::Mesh if tried.is_empty() && !self.seen.contains_key(key) => {
+                "it has to call: no endpoint is configured".to_owned()
+            }
+            Kind::Mesh if entry.names == Names::Unknown => {
+                format!("{} does not resolve", tried.join(", "))
+            }
+            Kind::Mesh => format!("no answer from {}", tried.join(", ")),
         }
     }
 
@@ -215,7 +221,7 @@ impl Node {
     pub(super) fn label(&self, key: &PublicKey) -> String {
         self.peers
             .get(key)
-            .map_or_else(|| key.short().to_string(), |entry| entry.name.clone())
+            .map_or_else(|| key.short(), |entry| entry.name.clone())
     }
 
     /// This node's WireGuard public key and MTU, for a device that joins.
