@@ -50,6 +50,8 @@ impl Host {
         run_outside(&format!("ip netns add {}", host.namespace()));
         // Addresses are usable at once: a lab has no duplicates to detect.
         host.run("sysctl -qw net.ipv6.conf.all.accept_dad=0 net.ipv6.conf.default.accept_dad=0");
+        // An address taken away must not take along the one that replaces it.
+        host.run("sysctl -qw net.ipv4.conf.all.promote_secondaries=1 net.ipv4.conf.default.promote_secondaries=1");
         host.run("ip link set lo up");
         host
     }
