@@ -45,6 +45,8 @@ use crate::{
 const QUEUE: u32 = 256;
 /// How often it is looked whether peers have moved, to remember it.
 const REMEMBER: Duration = Duration::from_secs(30);
+/// How old a remembered sign of life may get.
+const REMEMBER_AGAIN: Duration = Duration::from_secs(300);
 /// A name server has this long to answer.
 const RESOLVE: Duration = Duration::from_secs(10);
 /// Addresses taken of one name.
@@ -202,8 +204,8 @@ impl Control {
         }
     }
 
-    /// Writes down where peers are, if that has changed since `last`.
-    async fn remember(&self, last: &mut Vec<(PublicKey, Vec<SocketAddr>)>) {
+    /// Writes down where peers are, if they have moved since `last`, or if that was long ago.
+    async fn remember(&self, last: &mut Remembered) {
         let Ok(seen) = self
             .node
             .call(|node_loop, now| node_loop.node.seen(now))
@@ -211,13 +213,6 @@ impl Control {
         else {
             return;
         };
-        let places: Vec<_> = seen
-            .iter()
-            .map(|(key, seen)| (*key, seen.endpoints.clone()))
-            .collect();
-        if places == *last {
-            return;
-        }
         let now = unix_time();
         let peer = |(key, seen): (PublicKey, Seen)| PeerSeen {
             public_key: key,
@@ -227,12 +222,31 @@ impl Control {
         let record = state::Peers {
             peers: seen.into_iter().map(peer).collect(),
         };
+        if !last.is_outdated_by(&record) {
+            return;
+        }
         match self.state.write(&record) {
-            Ok(()) => *last = places,
+            Ok(()) => last.0 = record,
             Err(error) => {
-                warn!(error = %format!("{:#}", anyhow::Error::new(error)), "Peers not remembered")
+                warn!(error = %format!("{:#}", anyhow::Error::new(error)), "Peers not remembered");
             }
         }
+    }
+}
+
+/// What was last written of peers.
+#[derive(Debug, Default)]
+struct Remembered(state::Peers);
+
+impl Remembered {
+    /// Whether a file is worth its write: somebody is elsewhere, or was heard of five minutes later.
+    fn is_outdated_by(&self, now: &state::Peers) -> bool {
+        let is_same = |(old, new): (&PeerSeen, &PeerSeen)| {
+            old.public_key == new.public_key
+                && old.endpoints == new.endpoints
+                && new.seen.saturating_sub(old.seen) < REMEMBER_AGAIN.as_secs()
+        };
+        self.0.peers.len() != now.peers.len() || !self.0.peers.iter().zip(&now.peers).all(is_same)
     }
 }
 
@@ -346,7 +360,7 @@ async fn live(launch: Launch) -> Result<(), RunError> {
         netlink,
         telemetry,
     });
-    let mut remembered = Vec::new();
+    let mut remembered = Remembered::default();
     let result = tokio::select! {
         () = admin.serve(Arc::clone(&control)) => Err(RunError::Ended("the admin socket has closed".to_owned())),
         () = resolve(names, control.node.clone()) => Err(RunError::Ended("the resolver has ended".to_owned())),
@@ -355,7 +369,7 @@ async fn live(launch: Launch) -> Result<(), RunError> {
         () = signals.until_stopped(&control) => Ok(()),
         Some(thread) = endings.recv() => Err(RunError::Ended(thread)),
     };
-    control.remember(&mut remembered).await;
+    control.remember(&mut Remembered::default()).await;
     drop(admin);
     threads.stop();
     take_down(&control.netlink).await;
@@ -510,7 +524,7 @@ async fn watch_network(interface: u32, node: NodeHandle) -> RunError {
     RunError::Ended("netlink has closed".to_owned())
 }
 
-async fn remember(control: &Control, last: &mut Vec<(PublicKey, Vec<SocketAddr>)>) {
+async fn remember(control: &Control, last: &mut Remembered) {
     let mut ticks = interval(REMEMBER);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {

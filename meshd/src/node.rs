@@ -38,6 +38,10 @@ use crate::{
 /// Names of an endpoint are resolved again at most this often while nobody answers.
 const RESOLVE_AGAIN: Duration = Duration::from_secs(30);
 
+/// Who was heard of this long before the start is greeted: a session lives for three minutes, and what is known of its last sign of
+/// life can be five minutes old.
+const CALL_BACK: Duration = Duration::from_secs(8 * 60);
+
 /// Echo requests of `meshd ping` that wait for their replies; the oldest is forgotten for a new one.
 const MAX_PINGS: usize = 256;
 
@@ -180,7 +184,17 @@ impl Node {
             identity,
         };
         node.configure(settings, &added, now);
+        node.call_back(now);
         node
+    }
+
+    /// Greets those who may still hold a session with our last run, and would notice only by our silence that it is gone.
+    fn call_back(&mut self, now: Instant) {
+        let recent = self.seen.iter().filter(|(_, seen)| seen.age < CALL_BACK);
+        for key in recent.map(|(key, _)| *key).collect::<Vec<_>>() {
+            self.device.initiate(&key, now);
+        }
+        self.drain_device(now);
     }
 
     // ---- packets -------------------------------------------------------------------------------------------------------------

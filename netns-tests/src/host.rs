@@ -183,11 +183,12 @@ impl Host {
         self.run(&format!("ip addr add {address} dev {interface}{nodad}"));
     }
 
-    /// Replaces an address (`address/length`) by another: first the new one comes, then the old one goes.
+    /// Replaces an address (`address/length`) by another: first the old one goes, then the new one comes, as when a host moves.
+    /// (The other way round, an IPv4 address of the same network would be a secondary one, and go with its primary.)
     #[track_caller]
     pub fn replace_address(&self, interface: &str, old: &str, new: &str) {
-        self.set_address(interface, new);
         self.run(&format!("ip addr del {old} dev {interface}"));
+        self.set_address(interface, new);
     }
 
     /// Takes an interface down.

@@ -83,7 +83,7 @@ impl Scene {
         wait_until(secs(10), "the abuser reaches the node, as it may", || {
             abuser.ping(id.address)
         });
-        abuser.run(&format!("ip link add {CLAIM} type dummy"));
+        abuser.run(&format!("ip link add {CLAIM} type bridge"));
         abuser.link_up(CLAIM);
         Self {
             node,

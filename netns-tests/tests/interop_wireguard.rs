@@ -141,7 +141,6 @@ fn a_stock_device_roams_with_its_packets() {
     let bench = Bench::new("interop roaming");
     let (node, _phone) = phone_calls(&bench);
     let port = &bench.link.b;
-    // Over IPv6: when an IPv4 source is gone, Linux says ENETUNREACH, and this wireguard-go forgets a source after EINVAL alone.
     bench
         .phone
         .replace_address(&port.interface, &format!("{}/64", port.v6), "fd77:1::77/64");

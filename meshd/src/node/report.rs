@@ -189,12 +189,12 @@ impl Node {
         devices
     }
 
-    /// Where and when nodes that the configuration names were last heard of, to be remembered over a restart.
+    /// Where and when everybody with a name was last heard of, to be remembered over a restart.
     pub fn seen(&self, now: Instant) -> BTreeMap<PublicKey, Seen> {
-        let mesh = self
+        let named = self
             .peers
             .iter()
-            .filter(|(_, entry)| matches!(entry.origin, Origin::Peer | Origin::Allowed));
+            .filter(|(_, entry)| entry.origin != Origin::Stranger);
         let seen = |key: &PublicKey| {
             let fresh = || {
                 let session = self.device.session(key)?;
@@ -213,7 +213,8 @@ impl Node {
             };
             fresh().or_else(remembered)
         };
-        mesh.filter_map(|(key, _)| Some((*key, seen(key)?)))
+        named
+            .filter_map(|(key, _)| Some((*key, seen(key)?)))
             .collect()
     }
 

@@ -391,6 +391,26 @@ fn a_peer_without_endpoint_is_dialled_where_it_was_seen() {
 }
 
 #[test]
+fn who_was_heard_of_just_before_a_restart_is_greeted() {
+    let now = Instant::now();
+    let allowed = format!("allow_keys = [\"{}\", \"{}\"]", key(2), key(3));
+    let seen = |n, age| {
+        let endpoints = vec![place(n)];
+        (
+            key(n),
+            Seen {
+                endpoints,
+                age: Duration::from_secs(age),
+            },
+        )
+    };
+    let seen = BTreeMap::from([seen(2, 60), seen(3, 3600)]);
+    let a = Host::seen(1, &allowed, seen, now);
+    let greeted: Vec<SocketAddr> = a.sent.iter().map(|(to, _)| *to).collect();
+    assert_eq!(greeted, [place(2)]);
+}
+
+#[test]
 fn devices_come_and_go_by_name() {
     let now = Instant::now();
     let mut a = Host::new(1, &peer(2, ""), now);
