@@ -338,7 +338,7 @@ async fn live(launch: Launch) -> Result<(), RunError> {
     let shared = Shared {
         fib: Arc::new(ArcSwap::from_pointee(empty)),
         tun: Arc::new(tun),
-        sockets: Arc::new(Sockets(sockets)),
+        sockets: Arc::new(Sockets::new(sockets)),
         discards,
         clock,
         notices: notices_in,
@@ -514,7 +514,7 @@ async fn watch_network(interface: u32, node: NodeHandle) -> RunError {
     while let Some(change) = changes.next().await {
         debug!(?change, "Underlay changed");
         if node
-            .call(|node_loop, now| node_loop.node.handle_network_change(now))
+            .call(|node_loop, now| node_loop.handle_network_change(now))
             .await
             .is_err()
         {

@@ -249,6 +249,12 @@ impl NodeLoop {
         receiver
     }
 
+    /// Addresses or routes of the underlay changed.
+    pub fn handle_network_change(&mut self, now: Instant) {
+        self.shared.sockets.note_change();
+        self.node.handle_network_change(now);
+    }
+
     fn run(mut self) {
         let mut outbox = Outbox::default();
         loop {

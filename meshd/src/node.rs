@@ -11,7 +11,7 @@ mod tests;
 
 use std::{
     collections::{BTreeMap, VecDeque},
-    net::SocketAddr,
+    net::{Ipv6Addr, SocketAddr},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -22,7 +22,7 @@ use wireguard::{
     constants::{OVERHEAD, PADDING},
 };
 
-use self::peers::{Entry, Names, Reachable};
+use self::peers::{Entry, Names, Reachable, Rtt};
 pub use self::report::millis;
 use crate::{
     admin,
@@ -41,6 +41,9 @@ const RESOLVE_AGAIN: Duration = Duration::from_secs(30);
 /// Who was heard of this long before the start is greeted: a session lives for three minutes, and what is known of its last sign of
 /// life can be five minutes old.
 const CALL_BACK: Duration = Duration::from_secs(8 * 60);
+
+/// A round-trip time older than this is measured again when somebody looks.
+const MEASURE_AGAIN: Duration = Duration::from_secs(10);
 
 /// Echo requests of `meshd ping` that wait for their replies; the oldest is forgotten for a new one.
 const MAX_PINGS: usize = 256;
@@ -262,7 +265,10 @@ impl Node {
         };
         let rtt = received.saturating_duration_since(ping.sent);
         if let Some(entry) = self.peers.get_mut(&ping.peer) {
-            entry.rtt = Some(rtt);
+            entry.rtt = Some(Rtt {
+                time: rtt,
+                measured: received,
+            });
         }
         let path = self.path(&ping.peer);
         self.outputs
@@ -334,13 +340,23 @@ impl Node {
 
     fn on_established(&mut self, peer: PublicKey, rtt: Option<Duration>, now: Instant) {
         if let Some(entry) = self.peers.get_mut(&peer) {
-            entry.rtt = rtt.or(entry.rtt);
+            entry.rtt = rtt
+                .map(|time| Rtt {
+                    time,
+                    measured: now,
+                })
+                .or(entry.rtt);
             if entry.reachable == Reachable::No {
                 entry.reachable = Reachable::Yes;
                 info!(peer = %entry.name, "Peer reachable");
             }
         }
         self.release(peer, now);
+        if rtt.is_none()
+            && let Some(address) = self.peers.get(&peer).map(|entry| entry.address)
+        {
+            self.echo(peer, address, now);
+        }
     }
 
     fn on_unanswered(&mut self, peer: PublicKey, now: Instant) {
@@ -415,25 +431,49 @@ impl Node {
     /// [`CommandError::NoSuchName`].
     pub fn ping(&mut self, target: &str, now: Instant) -> Result<PingSent, CommandError> {
         let (peer, address) = self.find(target)?;
+        let path = self.path(&peer);
+        let number = self.echo(peer, address, now);
+        Ok(PingSent {
+            number,
+            address,
+            path,
+        })
+    }
+
+    fn echo(&mut self, peer: PublicKey, address: Ipv6Addr, now: Instant) -> u64 {
         let number = self.pings.next;
         self.pings.next += 1;
         if self.pings.sent.len() >= MAX_PINGS {
             self.pings.sent.pop_first();
         }
         self.pings.sent.insert(number, Ping { sent: now, peer });
-        let request = icmp::echo_request(
-            self.identity.node().address(),
-            address,
-            self.pings.token,
-            number,
-        );
-        let path = self.path(&peer);
+        let own = self.identity.node().address();
+        let request = icmp::echo_request(own, address, self.pings.token, number);
         self.handle_unsent(peer, request, now);
-        Ok(PingSent {
-            number,
-            address,
-            path,
-        })
+        number
+    }
+
+    /// Somebody looks: measures the way to connected peers where that was not done lately. The next look shows it.
+    fn measure_again(&mut self, now: Instant) {
+        let is_old = |entry: &Entry| {
+            entry
+                .rtt
+                .is_none_or(|rtt| now.saturating_duration_since(rtt.measured) >= MEASURE_AGAIN)
+        };
+        let due = self.peers.iter().filter(|(key, entry)| {
+            is_old(entry)
+                && self
+                    .device
+                    .session(key)
+                    .is_some_and(|session| session.is_established())
+        });
+        let due: Vec<_> = due
+            .take(MAX_PINGS / 2)
+            .map(|(key, entry)| (*key, entry.address))
+            .collect();
+        for (peer, address) in due {
+            self.echo(peer, address, now);
+        }
     }
 }
 
@@ -443,7 +483,7 @@ pub struct PingSent {
     /// Names the request.
     pub number: u64,
     /// Where it goes.
-    pub address: std::net::Ipv6Addr,
+    pub address: Ipv6Addr,
     /// How it left.
     pub path: admin::Path,
 }

@@ -49,6 +49,7 @@ mod device;
 mod endpoint;
 mod key;
 mod keypair;
+mod loss;
 mod message;
 mod peer;
 mod rng;

@@ -20,6 +20,7 @@ use crate::constants::{
 use crate::endpoint::Endpoint;
 use crate::key::PublicKey;
 use crate::keypair::{Keypairs, Role, Use};
+use crate::loss::Loss;
 use crate::message::Message;
 use crate::tunnel::Tunnel;
 
@@ -153,7 +154,7 @@ impl Signals {
 }
 
 /// Totals since the session was added. Bytes are those of the UDP payloads.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Counters {
     /// Authentic bytes received, handshakes included.
     pub rx_bytes: u64,
@@ -169,6 +170,8 @@ pub struct Counters {
     pub last_handshake: Option<Instant>,
     /// When something authentic was last received.
     pub last_received: Option<Instant>,
+    /// Share of the peer's messages that did not arrive, 0 to 1, as an average over the last few hundred; none before 64.
+    pub loss: Option<f64>,
 }
 
 #[derive(Debug, Default)]
@@ -178,6 +181,8 @@ struct Totals {
     rx_packets: AtomicU64,
     tx_packets: AtomicU64,
     handshakes: AtomicU64,
+    /// Lost messages in a million, plus one; zero: unknown.
+    loss: AtomicU64,
     /// Milliseconds plus one; zero: never.
     handshake: AtomicU64,
     received: AtomicU64,
@@ -221,6 +226,7 @@ pub(crate) struct State {
     pub(crate) watched: bool,
     /// What the device has not looked at yet.
     pub(crate) pending: Signals,
+    loss: Loss,
     /// Where a packet is padded.
     padded: Vec<u8>,
 }
@@ -254,6 +260,7 @@ impl Session {
                 renewal: false,
                 watched: false,
                 pending: Signals::default(),
+                loss: Loss::default(),
                 padded: Vec::new(),
             }),
         })
@@ -319,6 +326,12 @@ impl Session {
             handshakes: self.totals.handshakes.load(Relaxed),
             last_handshake: time(&self.totals.handshake),
             last_received: time(&self.totals.received),
+            loss: self
+                .totals
+                .loss
+                .load(Relaxed)
+                .checked_sub(1)
+                .map(|millionth| millionth as f64 / 1e6),
         }
     }
 
@@ -463,6 +476,10 @@ impl Batch<'_> {
         }
         self.roam(from);
         self.note_received(datagram.len());
+        if let Some(share) = self.state.loss.note(receiver, counter) {
+            let millionths = (share * 1e6) as u64 + 1;
+            self.session.totals.loss.store(millionths, Relaxed);
+        }
         let late = |state: &State, now| {
             let initiated = state
                 .keypairs

@@ -7,7 +7,14 @@ mod inside;
 mod outbox;
 mod outside;
 
-use std::{io::IoSlice, sync::Arc, time::Instant};
+use std::{
+    io::IoSlice,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Instant,
+};
 
 use arc_swap::ArcSwap;
 use crossbeam_channel::{Sender, TrySendError};
@@ -89,16 +96,33 @@ impl Handshake {
 
 /// The underlay sockets, by the index that an [`Endpoint`] names.
 #[derive(Debug)]
-pub struct Sockets(pub Vec<UdpSocket>);
+pub struct Sockets {
+    sockets: Vec<UdpSocket>,
+    /// How often the underlay has changed: what was learned about destinations before is void.
+    changes: AtomicU64,
+}
 
 impl Sockets {
+    /// These sockets, in this order.
+    pub fn new(sockets: Vec<UdpSocket>) -> Self {
+        Self {
+            sockets,
+            changes: AtomicU64::new(0),
+        }
+    }
+
+    /// Addresses or routes of the underlay have changed.
+    pub fn note_change(&self) {
+        self.changes.fetch_add(1, Relaxed);
+    }
+
     /// The socket to reach an endpoint with: the one it names, or the first of its family.
-    pub fn of(&self, endpoint: &Endpoint) -> Option<&UdpSocket> {
+    fn of(&self, endpoint: &Endpoint) -> Option<&UdpSocket> {
         let fits = |socket: &&UdpSocket| socket.local_addr().is_ipv4() == endpoint.remote.is_ipv4();
-        self.0
-            .get(usize::from(endpoint.socket))
+        let named = self.sockets.get(usize::from(endpoint.socket));
+        named
             .filter(fits)
-            .or_else(|| self.0.iter().find(fits))
+            .or_else(|| self.sockets.iter().find(fits))
     }
 }
 

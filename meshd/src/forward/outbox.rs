@@ -1,7 +1,12 @@
 //! Sealed datagrams on their way out, laid end to end so that a run of equal lengths to one endpoint is one message of one system
 //! call.
 
-use std::{fmt, ops::Range, sync::Arc, time::Instant};
+use std::{
+    fmt,
+    ops::Range,
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Instant,
+};
 
 use wireguard::{Batch, Endpoint, SealError, Session, Transmit, constants::OVERHEAD};
 
@@ -25,6 +30,8 @@ pub struct Outbox {
     used: usize,
     runs: Vec<Run>,
     batch: SendBatch,
+    /// The changes of the underlay that `batch` knows of.
+    changes: u64,
 }
 
 /// Datagrams to one endpoint, equally long but for a shorter last one.
@@ -45,6 +52,7 @@ impl Default for Outbox {
             used: 0,
             runs: Vec::with_capacity(64),
             batch: SendBatch::new(),
+            changes: 0,
         }
     }
 }
@@ -141,6 +149,11 @@ impl Outbox {
 
     /// Sends everything. What the kernel does not take is counted; a source address that has gone is forgotten.
     pub fn flush(&mut self, sockets: &Sockets, discards: &Discards, now: Instant) {
+        let changes = sockets.changes.load(Relaxed);
+        if changes != self.changes {
+            self.changes = changes;
+            self.batch.forget_destinations();
+        }
         let mut runs = self.runs.as_slice();
         while let Some(first) = runs.first() {
             let Some(socket) = sockets.of(&first.endpoint) else {

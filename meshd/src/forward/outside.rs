@@ -94,7 +94,7 @@ impl Outside {
     pub fn run(mut self, stop: &Wake) -> io::Result<()> {
         let sockets = Arc::clone(&self.shared.sockets);
         let mut descriptors = vec![stop.as_fd()];
-        descriptors.extend(sockets.0.iter().map(|socket| socket.as_fd()));
+        descriptors.extend(sockets.sockets.iter().map(|socket| socket.as_fd()));
         let mut poll = Poll::new(&descriptors);
         let mut batch = RecvBatch::new(MESSAGES);
         loop {
@@ -102,7 +102,7 @@ impl Outside {
             if poll.is_ready(0) {
                 return Ok(());
             }
-            for (position, socket) in sockets.0.iter().enumerate() {
+            for (position, socket) in sockets.sockets.iter().enumerate() {
                 if poll.is_ready(position + 1) && socket.recv(&mut batch)? > 0 {
                     self.take(&mut batch, position);
                 }
@@ -136,6 +136,9 @@ impl Outside {
 
     /// The datagrams of one received message, taken in runs of the same session, for each of which its lock is taken once.
     fn open(&mut self, data: &[u8], segment: usize, from: Endpoint, fib: &Fib, now: Instant) {
+        if data.is_empty() {
+            self.shared.discards.discard(Reason::NotWireguard, 1);
+        }
         let mut datagrams = data.chunks(segment).peekable();
         while let Some(datagram) = datagrams.next() {
             let receiver = match Message::of(datagram) {

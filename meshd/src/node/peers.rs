@@ -32,7 +32,7 @@ pub(super) struct Entry {
     /// When its names were last asked for.
     pub(super) resolved: Option<Instant>,
     pub(super) names: Names,
-    pub(super) rtt: Option<Duration>,
+    pub(super) rtt: Option<Rtt>,
     pub(super) reachable: Reachable,
 }
 
@@ -58,6 +58,13 @@ pub(super) enum Origin {
     Added,
     /// Nobody named it, and the node is open.
     Stranger,
+}
+
+/// A round-trip time, and when it was measured.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Rtt {
+    pub(super) time: Duration,
+    pub(super) measured: Instant,
 }
 
 /// What the log last said about a peer.

@@ -17,7 +17,7 @@ use crate::admin::{self, Path, PeerKind};
 
 impl Node {
     /// Everything that `meshd status` shows.
-    pub fn status(&self, now: Instant) -> admin::Status {
+    pub fn status(&mut self, now: Instant) -> admin::Status {
         let node = self.identity.node();
         admin::Status {
             node: admin::Node {
@@ -40,7 +40,8 @@ impl Node {
     }
 
     /// Everybody the node knows; those that may come but never did are left out.
-    pub fn reports(&self, now: Instant) -> Vec<admin::Peer> {
+    pub fn reports(&mut self, now: Instant) -> Vec<admin::Peer> {
+        self.measure_again(now);
         let mut peers: Vec<admin::Peer> = self
             .peers
             .iter()
@@ -73,8 +74,8 @@ impl Node {
             },
             reason: (path.kind == admin::PathKind::None).then(|| self.why_unreachable(key, entry)),
             path,
-            rtt_ms: entry.rtt.map(|rtt| rtt.as_secs_f64() * 1000.0),
-            loss: None,
+            rtt_ms: entry.rtt.map(|rtt| millis(rtt.time)),
+            loss: counters.loss,
             rx_bytes: counters.rx_bytes,
             tx_bytes: counters.tx_bytes,
             last_handshake_s: age(counters.last_handshake),
