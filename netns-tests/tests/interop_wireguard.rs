@@ -183,3 +183,40 @@ fn a_session_with_a_stock_device_rekeys_and_survives_idleness() {
     });
     assert!(phone.last_handshake() > renewed);
 }
+
+#[test]
+fn a_stock_device_reaches_other_nodes_through_its_gateway() {
+    let lab = Lab::new("interop gateway");
+    let (phone, gateway, far) = (lab.host("phone"), lab.host("gateway"), lab.host("far"));
+    let (front, back) = (lab.link(&phone, &gateway), lab.link(&gateway, &far));
+    let (id, id_far, key) = (lab.identity(), lab.identity(), Key::generate(&phone));
+    let leaf = id.address_of(LEAF);
+    let at_far = SocketAddr::new(back.b.v4.into(), 51860);
+    let settings = Settings::new(&id).stock("phone", &key.public, leaf, None);
+    let gateway = gateway.meshd(settings.peer("far", &id_far, Some(at_far)));
+    let far = far.meshd(Settings::new(&id_far).peer("gateway", &id, None));
+    let device = WireGuard::start(&phone, &key, leaf);
+    let at_gateway = SocketAddr::new(front.b.v4.into(), 51860);
+    device.peer(&id.public_key, OVERLAY, Some(at_gateway));
+
+    wait_until(secs(10), "the phone reaches the far node", || {
+        phone.ping(id_far.address)
+    });
+    far.ping(leaf).unwrap();
+    let at_far = SocketAddr::new(id_far.address.into(), 7001);
+    let _server = traffic::tcp_serve(far.host(), at_far);
+    traffic::tcp_send(&phone, at_far, 4, 2_000_000).unwrap();
+    let at_leaf = SocketAddr::new(leaf.into(), 7000);
+    let _echo = traffic::udp_echo(&phone, at_leaf);
+    traffic::udp_sizes(far.host(), at_leaf, 1300..=1372).unwrap();
+
+    // The gateway is a hop, and says what it cannot carry.
+    let answer = |line: String| phone.output(&line, secs(5)).unwrap().stdout;
+    let exceeded = answer(format!("ping -c 1 -W 2 -t 1 {}", id_far.address));
+    assert!(exceeded.contains("Time exceeded"), "{exceeded}");
+    let nobody = lab.identity().address;
+    let unreachable = answer(format!("ping -c 1 -W 2 {nobody}"));
+    assert!(unreachable.contains("No route"), "{unreachable}");
+    let drops = gateway.drops();
+    assert_eq!((drops["hop-limit"], drops["no-route"]), (1, 1), "{drops:?}");
+}
