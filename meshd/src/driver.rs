@@ -258,59 +258,60 @@ impl NodeLoop {
     fn run(mut self) {
         let mut outbox = Outbox::default();
         loop {
-            let took = self.take_turn();
+            let turn = self.take_turn();
             self.drain(&mut outbox);
-            if took == 0 && !self.wait() {
-                return;
+            match turn {
+                Turn::Busy => {}
+                Turn::Idle => self.wait(),
+                Turn::Over => return,
             }
         }
     }
 
-    /// One turn of inputs, the important ones first; returns how many there were.
-    fn take_turn(&mut self) -> usize {
-        let mut took = 0;
-        for notice in self
-            .notices
-            .try_iter()
-            .take(NOTICES_A_TURN)
-            .collect::<Vec<_>>()
-        {
-            took += 1;
+    /// One turn of inputs, the important ones first.
+    fn take_turn(&mut self) -> Turn {
+        let mut turn = Turn::Idle;
+        for _ in 0..NOTICES_A_TURN {
+            let Ok(notice) = self.notices.try_recv() else {
+                break;
+            };
+            turn = Turn::Busy;
             let now = self.shared.clock.now();
             match notice {
                 Notice::Signal(peer) => self.node.handle_signal(&peer, now),
                 Notice::Unsent { peer, packet } => self.node.handle_unsent(peer, packet, now),
                 Notice::EchoReply { number, received } => {
-                    self.node.handle_echo_reply(number, received)
+                    self.node.handle_echo_reply(number, received);
                 }
             }
         }
-        while let Ok(call) = self.calls.try_recv() {
-            took += 1;
-            let now = self.shared.clock.now();
-            call(self, now);
+        for _ in 0..CALLS {
+            match self.calls.try_recv() {
+                Ok(call) => {
+                    turn = Turn::Busy;
+                    let now = self.shared.clock.now();
+                    call(self, now);
+                }
+                Err(TryRecvError::Empty) => break,
+                Err(TryRecvError::Disconnected) => return Turn::Over,
+            }
         }
         for _ in 0..HANDSHAKES_A_TURN {
             let Ok(handshake) = self.handshakes.try_recv() else {
                 break;
             };
-            took += 1;
-            self.node.handle_datagram(
-                handshake.from,
-                handshake.datagram(),
-                self.shared.clock.now(),
-            );
+            turn = Turn::Busy;
+            let now = self.shared.clock.now();
+            self.node
+                .handle_datagram(handshake.from, handshake.datagram(), now);
         }
         let now = self.shared.clock.now();
-        if self
-            .node
-            .poll_timeout()
-            .is_some_and(|(deadline, _)| deadline <= now)
-        {
-            took += 1;
+        let deadline = self.node.poll_timeout();
+        if deadline.is_some_and(|(deadline, _)| deadline <= now) {
+            turn = Turn::Busy;
             self.node.handle_timeout(now);
         }
-        took
+        turn
     }
 
     /// Carries out what the node wants.
@@ -349,25 +350,32 @@ impl NodeLoop {
         }
     }
 
-    /// Sleeps until there is an input or a deadline; false once the control thread has gone.
-    fn wait(&self) -> bool {
+    /// Sleeps until there is an input or a deadline. A closed channel counts as an input: the next turn sees it.
+    fn wait(&self) {
         let mut select = Select::new();
         select.recv(&self.notices);
-        let calls = select.recv(&self.calls);
+        select.recv(&self.calls);
         select.recv(&self.handshakes);
-        let ready = match self.node.poll_timeout() {
-            None => select.ready(),
-            Some((deadline, _)) => {
-                let now = self.shared.clock.now();
-                match select.ready_timeout(deadline.saturating_duration_since(now)) {
-                    Ok(ready) => ready,
-                    Err(_) => return true,
-                }
+        match self.node.poll_timeout() {
+            None => {
+                select.ready();
             }
-        };
-        // A closed channel is always ready: without callers the loop is not wanted any more.
-        ready != calls
-            || !self.calls.is_empty()
-            || !matches!(self.calls.try_recv(), Err(TryRecvError::Disconnected))
+            Some((deadline, _)) => {
+                let wait = deadline.saturating_duration_since(self.shared.clock.now());
+                // Whether an input or the deadline came first, the next turn looks at both.
+                let _ = select.ready_timeout(wait);
+            }
+        }
     }
+}
+
+/// What a turn of the node loop found.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Turn {
+    /// Something; there may be more.
+    Busy,
+    /// Nothing.
+    Idle,
+    /// Nobody has a [`NodeHandle`] any more.
+    Over,
 }
