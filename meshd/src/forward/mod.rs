@@ -1,4 +1,4 @@
-//! The packet path, in the order packets travel: [`inside`] takes them from the TUN device, seals them and sends them; [`outside`]
+//! The packet path, in the order packets travel: [`Inside`] takes them from the TUN device, seals them and sends them; [`Outside`]
 //! takes datagrams, opens them, and delivers what is inside. Each is one plain thread that runs to completion against the [`Fib`]
 //! snapshot; what is not plain data goes to the node loop over bounded queues and is never waited for.
 
