@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -276,6 +276,21 @@ impl Daemon {
         self.process().as_ref().expect("the daemon runs").id()
     }
 
+    /// Its admin socket.
+    pub fn socket(&self) -> &Path {
+        &self.0.paths.socket
+    }
+
+    /// Its configuration file.
+    pub fn configuration(&self) -> &Path {
+        &self.0.paths.config
+    }
+
+    /// Its state directory.
+    pub fn state_directory(&self) -> &Path {
+        &self.0.paths.state
+    }
+
     /// Runs a command of its command line interface: `meshd --socket … <line>`.
     ///
     /// # Errors
@@ -419,6 +434,6 @@ impl Daemon {
 
 /// The program under test.
 #[track_caller]
-pub(crate) fn program() -> String {
+pub fn program() -> String {
     std::env::var(PROGRAM).unwrap_or_else(|_| lab::program("meshd"))
 }
