@@ -310,6 +310,8 @@ async fn live(launch: Launch) -> Result<(), RunError> {
         warn!(code = warning.code, "{}", warning.text);
     }
 
+    // Whatever can fail comes before anything that would have to be taken down again.
+    let (fresh, discards) = fresh(&state, identity)?;
     let admin = AdminSocket::bind(&settings.api.socket, settings.api.group.as_deref()).map_err(
         |source| RunError::Socket {
             path: settings.api.socket.clone(),
@@ -332,7 +334,6 @@ async fn live(launch: Launch) -> Result<(), RunError> {
     }
 
     let clock = Clock::new();
-    let (fresh, discards) = fresh(&state, identity)?;
     let empty = Fib::new(node.address(), node.prefix(), fresh.token, []);
     let (notices_in, notices) = crossbeam_channel::bounded(driver::NOTICES);
     let shared = Shared {

@@ -30,7 +30,7 @@ macro_rules! reasons {
 reasons! {
     /// From inside: not an IPv6 packet.
     NotIpv6 => "not-ipv6",
-    /// From inside: headers that contradict each other or the packet's length.
+    /// Headers that contradict each other or the packet's length, or too many of them.
     Malformed => "malformed",
     /// From inside: the source address does not belong to the interface that it came from.
     InsideSource => "inside-source",

@@ -16,7 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tracing::{debug, info};
+use tracing::{debug, info, trace};
 use wireguard::{
     AddPeerError, Device, Endpoint, Event, HandshakeError, PublicKey, Transmit,
     constants::{OVERHEAD, PADDING},
@@ -211,7 +211,7 @@ impl Node {
             result = self.device.handle_datagram(from, datagram, now);
         }
         if let Err(error) = result {
-            debug!(%from.remote, %error, "Handshake message refused");
+            trace!(%from.remote, %error, "Handshake message refused");
             let reason = if matches!(error, HandshakeError::Stranger(_)) {
                 Reason::Stranger
             } else {

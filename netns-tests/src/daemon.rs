@@ -276,18 +276,18 @@ impl Daemon {
         self.process().as_ref().expect("the daemon runs").id()
     }
 
-    /// Its configuration file.
-    pub fn configuration(&self) -> &Path {
-        &self.0.paths.config
-    }
-
     /// Its admin socket.
     pub fn socket(&self) -> &Path {
         &self.0.paths.socket
     }
 
+    /// Its configuration file.
+    pub fn configuration(&self) -> &Path {
+        &self.0.paths.config
+    }
+
     /// Its state directory.
-    pub fn state(&self) -> &Path {
+    pub fn state_directory(&self) -> &Path {
         &self.0.paths.state
     }
 

@@ -20,6 +20,8 @@
 //! Everything is done by `ip`, `nft` and `ethtool` as root; nothing is touched outside the namespaces of the lab.
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "tests"))]
 
+pub mod abuse;
+pub mod abuse_admin;
 pub mod daemon;
 pub mod host;
 pub mod identity;

@@ -1,7 +1,16 @@
 //! The daemon's side of the admin socket: who may ask, and what each request does.
 
 use std::{
-    convert::Infallible, io, net::SocketAddr, path::Path as FilePath, sync::Arc, time::Duration,
+    collections::VecDeque,
+    convert::Infallible,
+    io,
+    net::SocketAddr,
+    path::Path as FilePath,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
 };
 
 use http_body_util::{BodyExt, Full, Limited};
@@ -15,7 +24,8 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::{
     net::{UnixListener, UnixStream},
-    sync::Semaphore,
+    sync::Notify,
+    task::{AbortHandle, JoinError, JoinSet},
     time::{Instant, timeout, timeout_at},
 };
 use tracing::{debug, warn};
@@ -33,10 +43,14 @@ use crate::{
 };
 
 /// Clients served at once; more wait in the listen queue.
-const CONNECTIONS: usize = 64;
+const CONNECTIONS: usize = 128;
+/// Once all places are taken, a client that has not sent all of its request for so long gives its place to the next.
+const IDLE: Duration = Duration::from_millis(100);
+/// Longest head of a request, in bytes.
+const MAX_HEAD: usize = 16 << 10;
 /// Largest request, in bytes: a request names a device and a key.
 const MAX_REQUEST: usize = 64 << 10;
-/// A client has this long to send a request's head, and then its body.
+/// A client has this long to send a request's head, then its body, and then to read the answer.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Why the admin socket could not be opened.
@@ -117,11 +131,9 @@ impl AdminSocket {
 
     /// Serves clients for ever.
     pub async fn serve(&self, control: Arc<Control>) {
-        let slots = Arc::new(Semaphore::new(CONNECTIONS));
+        let mut clients = Clients::default();
         loop {
-            let Ok(slot) = Arc::clone(&slots).acquire_owned().await else {
-                return;
-            };
+            clients.make_room().await;
             let stream = match self.listener.accept().await {
                 Ok((stream, _)) => stream,
                 Err(error) => {
@@ -132,20 +144,98 @@ impl AdminSocket {
                 }
             };
             let access = access(&stream, self.group);
-            let control = Arc::clone(&control);
-            tokio::spawn(async move {
-                let service = service_fn(|request| answer(request, &control, access));
-                let connection = hyper::server::conn::http1::Builder::new()
-                    .timer(TokioTimer::new())
-                    .header_read_timeout(PATIENCE)
-                    .max_buf_size(MAX_REQUEST)
-                    .serve_connection(TokioIo::new(stream), service);
-                if let Err(error) = connection.await {
-                    debug!(%error, "Admin client went away");
-                }
-                drop(slot);
-            });
+            clients.serve(stream, access, Arc::clone(&control));
         }
+    }
+}
+
+/// The clients that are connected, the oldest first.
+#[derive(Default)]
+struct Clients {
+    tasks: JoinSet<()>,
+    places: VecDeque<Place>,
+}
+
+/// One client's place.
+struct Place {
+    task: AbortHandle,
+    since: Instant,
+    has_asked: Arc<AtomicBool>,
+}
+
+impl Clients {
+    /// Returns when one more client may be accepted.
+    async fn make_room(&mut self) {
+        while let Some(ended) = self.tasks.try_join_next() {
+            log_end(ended);
+        }
+        self.places.retain(|place| !place.task.is_finished());
+        while self.places.len() >= CONNECTIONS {
+            let idle = self
+                .places
+                .iter()
+                .find(|place| !place.has_asked.load(Ordering::Relaxed));
+            // Without an idle one, the next that ends makes room.
+            let patience =
+                idle.map_or(PATIENCE, |place| IDLE.saturating_sub(place.since.elapsed()));
+            match (timeout(patience, self.tasks.join_next()).await, idle) {
+                (Ok(Some(ended)), _) => log_end(ended),
+                (Ok(None), _) => {}
+                (Err(_), Some(idle)) if !idle.has_asked.load(Ordering::Relaxed) => {
+                    idle.task.abort();
+                    debug!("Idle admin client gave way");
+                    if let Some(ended) = self.tasks.join_next().await {
+                        log_end(ended);
+                    }
+                }
+                (Err(_), _) => {}
+            }
+            self.places.retain(|place| !place.task.is_finished());
+        }
+    }
+
+    /// Serves one request of a client.
+    fn serve(&mut self, stream: UnixStream, access: Access, control: Arc<Control>) {
+        let has_asked = Arc::new(AtomicBool::new(false));
+        let asked = Arc::clone(&has_asked);
+        let task = self.tasks.spawn(async move {
+            let answered = Notify::new();
+            let service = service_fn(|request| async {
+                let response = answer(request, &control, access, &asked).await;
+                answered.notify_one();
+                response
+            });
+            let connection = hyper::server::conn::http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(PATIENCE)
+                .max_buf_size(MAX_HEAD)
+                .keep_alive(false)
+                .serve_connection(TokioIo::new(stream), service);
+            let unread = async {
+                answered.notified().await;
+                tokio::time::sleep(PATIENCE).await;
+            };
+            tokio::select! {
+                ended = connection => if let Err(error) = ended {
+                    debug!(%error, "Admin client went away");
+                },
+                () = unread => debug!("Admin client does not read its answer"),
+            }
+        });
+        self.places.push_back(Place {
+            task,
+            since: Instant::now(),
+            has_asked,
+        });
+    }
+}
+
+/// Says so if a client's task panicked, which would be a defect of ours.
+fn log_end(ended: Result<(), JoinError>) {
+    if let Err(error) = ended
+        && !error.is_cancelled()
+    {
+        warn!(%error, "Admin client ended badly");
     }
 }
 
@@ -183,8 +273,9 @@ async fn answer(
     request: Request<Incoming>,
     control: &Control,
     access: Access,
+    has_asked: &AtomicBool,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
-    let (status, body) = match route(request, control, access).await {
+    let (status, body) = match route(request, control, access, has_asked).await {
         Ok(body) => (StatusCode::OK, body),
         Err(error) => {
             let status = StatusCode::from_u16(error.code.status())
@@ -205,6 +296,7 @@ async fn route(
     request: Request<Incoming>,
     control: &Control,
     access: Access,
+    has_asked: &AtomicBool,
 ) -> Result<Vec<u8>, ErrorBody> {
     if access == Access::Nothing {
         return Err(refusal(
@@ -226,6 +318,8 @@ async fn route(
         ));
     }
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let body = collect(request).await?;
+    has_asked.store(true, Ordering::Relaxed);
     match (&method, path.as_str()) {
         (&Method::GET, "/v1/status") => Ok(document(
             control
@@ -239,8 +333,8 @@ async fn route(
                 .call(|node_loop, now| node_loop.node.reports(now))
                 .await?,
         })),
-        (&Method::POST, "/v1/ping") => ping(control, body(request).await?).await.map(document),
-        (&Method::POST, "/v1/wait") => wait(control, body(request).await?).await.map(document),
+        (&Method::POST, "/v1/ping") => ping(control, parse(&body)?).await.map(document),
+        (&Method::POST, "/v1/wait") => wait(control, parse(&body)?).await.map(document),
         (&Method::POST, "/v1/reload") => control.reload().await.map(document),
         (&Method::GET, "/v1/wg") => Ok(document(Devices {
             devices: control
@@ -248,9 +342,7 @@ async fn route(
                 .call(|node_loop, now| node_loop.node.devices(now))
                 .await?,
         })),
-        (&Method::POST, "/v1/wg") => add_device(control, body(request).await?)
-            .await
-            .map(document),
+        (&Method::POST, "/v1/wg") => add_device(control, parse(&body)?).await.map(document),
         (&Method::DELETE, path) if path.starts_with("/v1/wg/") => {
             let name = path.trim_start_matches("/v1/wg/").to_owned();
             control.remove_device(&name).await?;
@@ -354,22 +446,25 @@ async fn add_device(control: &Control, request: AddDevice) -> Result<DeviceAdded
     })
 }
 
-async fn body<T: DeserializeOwned>(request: Request<Incoming>) -> Result<T, ErrorBody> {
-    let usage = |error: &dyn std::fmt::Display| {
-        refusal(
-            ErrorCode::Usage,
-            &format!("cannot read the request: {error}"),
-            "meshd help",
-        )
-    };
-    let collected = timeout(
-        PATIENCE,
-        Limited::new(request.into_body(), MAX_REQUEST).collect(),
+/// All of a request's body.
+async fn collect(request: Request<Incoming>) -> Result<Bytes, ErrorBody> {
+    let body = Limited::new(request.into_body(), MAX_REQUEST).collect();
+    let collected = timeout(PATIENCE, body)
+        .await
+        .map_err(|error| unreadable(&error))?;
+    Ok(collected.map_err(|error| unreadable(&error))?.to_bytes())
+}
+
+fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, ErrorBody> {
+    serde_json::from_slice(body).map_err(|error| unreadable(&error))
+}
+
+fn unreadable(error: &dyn std::fmt::Display) -> ErrorBody {
+    refusal(
+        ErrorCode::Usage,
+        &format!("cannot read the request: {error}"),
+        "meshd help",
     )
-    .await
-    .map_err(|error| usage(&error))?;
-    let bytes = collected.map_err(|error| usage(&error))?.to_bytes();
-    serde_json::from_slice(&bytes).map_err(|error| usage(&error))
 }
 
 fn document<T: Schema + Serialize>(body: T) -> Vec<u8> {

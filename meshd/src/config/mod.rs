@@ -513,4 +513,6 @@ impl<'de> Deserialize<'de> for Endpoints {
 }
 
 #[cfg(test)]
+mod mutated;
+#[cfg(test)]
 mod tests;

@@ -11,7 +11,7 @@ use crate::{
     discard::Reason,
     fib::{Fib, Lookup},
     icmp::Unreachable,
-    packet::{HeaderError, Ipv6Header},
+    packet::{HeaderError, Ipv6Header, upper_layer},
 };
 
 /// What becomes of a decrypted packet.
@@ -34,6 +34,10 @@ pub(super) fn deliver<'a>(fib: &'a Fib, verdict: Verdict, packet: &[u8]) -> Deli
         Err(HeaderError::Version) => return Delivery::Discard(Reason::NotIpv6),
         Err(HeaderError::Truncated) => return Delivery::Discard(Reason::Malformed),
     };
+    // Extension headers without end cost every receiver time for each, and hide what is behind them from every filter.
+    if upper_layer(packet).is_none() {
+        return Delivery::Discard(Reason::Malformed);
+    }
     match (verdict, fib.lookup(destination)) {
         (Verdict::Foreign, _) => Delivery::Discard(Reason::OutsideSource),
         (Verdict::Owned | Verdict::Leaf, Lookup::Host) => Delivery::Host,
@@ -175,6 +179,26 @@ mod tests {
             fate(Verdict::Leaf, &to("ff02::1".parse().unwrap())),
             "not-overlay"
         );
+    }
+
+    #[test]
+    fn extension_headers_without_end_go_nowhere() {
+        let chain = |count: usize| {
+            let mut headers = [60, 0, 1, 4, 0, 0, 0, 0].repeat(count);
+            if let Some(last) = headers.chunks_mut(8).next_back() {
+                last[0] = 59;
+            }
+            ipv6(
+                identity(1).node().address(),
+                identity(0).node().address(),
+                60,
+                &headers,
+            )
+        };
+        assert_eq!(fate(Verdict::Owned, &chain(3)), "host");
+        assert_eq!(fate(Verdict::Owned, &chain(60)), "malformed");
+        // A header that runs past the end.
+        assert_eq!(fate(Verdict::Owned, &chain(0)), "malformed");
     }
 
     #[test]

@@ -10,11 +10,15 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use netns_tests::wait::{millis, pace, secs};
-use serde_json::json;
+use netns_tests::{abuse, abuse_admin};
+use serde_json::{Value, json};
 
 const USAGE: &str = "usage: netns-probe udp-echo ADDR [KNOCK] | udp-sizes ADDR FIRST LAST | udp-sink ADDR | udp-source ADDR COUNT PER_SECOND SIZE
        | tcp-serve ADDR | tcp-send ADDR STREAMS BYTES PER_SECOND(0: no limit) | http-serve ADDR BYTES | http-get ADDR
-       | nat-serve IP IP | nat-probe IP IP | nat-late IP MS";
+       | nat-serve IP IP | nat-probe IP IP | nat-late IP MS
+       | abuse-datagrams ADDR FIRST LAST PER_SECOND | abuse-trains ADDR | abuse-replay ADDR CAPTURE ROUNDS
+       | abuse-inner INTERFACE SOURCE NODE LEAF PORT ROUNDS | abuse-honest SOURCE ADDR
+       | abuse-admin-frames SOCKET COUNT | abuse-admin-hold SOCKET CLIENTS SECONDS";
 /// The largest payload of UDP over IPv6 without jumbograms, and then some.
 const DATAGRAM: usize = 65_536;
 /// How much TCP content is made, sent and compared at a time.
@@ -54,8 +58,37 @@ fn main() -> Result<()> {
         ["nat-serve", first, second] => nat_serve([first.parse()?, second.parse()?]),
         ["nat-probe", first, second] => nat_probe([first.parse()?, second.parse()?]),
         ["nat-late", server, after] => nat_late(server.parse()?, after.parse()?),
+        ["abuse-datagrams", target, first, last, rate] => say(abuse::every_datagram(
+            target.parse()?,
+            first.parse()?,
+            last.parse()?,
+            rate.parse()?,
+        )),
+        ["abuse-trains", target] => say(abuse::trains(target.parse()?)),
+        ["abuse-replay", target, capture, rounds] => {
+            say(abuse::replay(target.parse()?, capture, rounds.parse()?))
+        }
+        ["abuse-inner", interface, source, node, leaf, port, rounds] => {
+            let who = abuse::Inner {
+                source: source.parse()?,
+                node: node.parse()?,
+                leaf: leaf.parse()?,
+                port: port.parse()?,
+            };
+            say(abuse::inner(interface, who, rounds.parse()?))
+        }
+        ["abuse-admin-frames", socket, count] => say(abuse_admin::frames(socket, count.parse()?)),
+        ["abuse-admin-hold", socket, count, seconds] => {
+            say(abuse_admin::hold(socket, count.parse()?, seconds.parse()?))
+        }
+        ["abuse-honest", source, target] => say(abuse::honest(source.parse()?, target.parse()?)),
         _ => bail!(USAGE),
     }
+}
+
+fn say(report: Result<Value>) -> Result<()> {
+    println!("{}", report?);
+    Ok(())
 }
 
 fn ready() -> Result<()> {
