@@ -21,6 +21,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "tests"))]
 
 pub mod daemon;
+pub mod freeze;
 pub mod host;
 pub mod identity;
 pub mod impair;
