@@ -427,6 +427,28 @@ fn guard(interface: u32) -> (Option<Guard>, Vec<admin::Warning>) {
     }
 }
 
+/// Removes what a killed daemon left in the kernel, by its journal and by the fixed numbers. The caller has the state directory's lock.
+///
+/// # Errors
+/// [`RunError`]: not permitted, for instance.
+pub fn clean_up(state: Option<&StateDir>) -> Result<(), RunError> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(RunError::Start)?;
+    runtime.block_on(async {
+        let netlink = Netlink::new()?;
+        if let Some(state) = state {
+            journal::open(state, &netlink).await?;
+        }
+        netlink.remove().await?;
+        if let Some(state) = state {
+            journal::close(state);
+        }
+        Ok(())
+    })
+}
+
 /// Removes what outlives the interface.
 async fn take_down(netlink: &Netlink, state: &StateDir) {
     match netlink.remove().await {

@@ -145,3 +145,27 @@ fn a_killed_daemon_leaks_nothing_and_the_next_start_puts_everything_back() {
     let routes = host.run("ip -6 route show table all");
     assert!(!routes.contains("527"), "{routes}");
 }
+
+#[test]
+fn cleanup_removes_what_a_killed_daemon_left_but_disturbs_no_running_one() {
+    let lab = Lab::new("manners cleanup");
+    let host = lab.host("a");
+    let rules = || host.run("ip -6 rule");
+    let before = rules();
+    let daemon = host.meshd(Settings::new(&lab.identity()));
+    let running = rules();
+    let refused = daemon.command("cleanup").unwrap().success().unwrap_err();
+    assert!(refused.contains("another meshd"), "{refused}");
+    assert_eq!(rules(), running);
+
+    daemon.kill();
+    assert_eq!(rules(), running);
+    daemon.command("cleanup").unwrap().success().unwrap();
+    assert_eq!(rules(), before);
+    let routes = host.run("ip -6 route show table all");
+    assert!(!routes.contains("600::/8"), "{routes}");
+    let journal = fs::read_to_string(daemon.state().join("kernel.json")).unwrap();
+    assert!(!journal.contains("5271"), "{journal}");
+    // There is nothing to do any more, and that is no failure.
+    daemon.command("cleanup").unwrap().success().unwrap();
+}
