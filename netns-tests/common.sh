@@ -65,7 +65,7 @@ need_packages() {
 
 need_lab() {
     need_packages ip:iproute2 ping:iputils-ping nft:nftables iperf3:iperf3 tcpdump:tcpdump ethtool:ethtool \
-        conntrack:conntrack wireguard-go:wireguard-go wg:wireguard-tools sysctl:procps setpriv:util-linux
+        conntrack:conntrack wireguard-go:wireguard-go wg:wireguard-tools sysctl:procps setpriv:util-linux systemd-analyze:systemd
     need_tun
     need_namespaces
 }

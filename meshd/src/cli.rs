@@ -62,6 +62,8 @@ pub enum Verb {
     Config(ConfigVerb),
     /// Apply the changed configuration to the running daemon
     Reload,
+    /// Remove the routing rules and routes that a killed daemon left behind to keep overlay traffic off the default route
+    Cleanup,
     /// Wait until the daemon is ready, a peer is connected or a route exists
     Wait(Wait),
     /// Show the node and everybody it knows

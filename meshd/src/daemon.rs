@@ -1,6 +1,7 @@
 //! The daemon's life: set the machine up, start the threads, serve, reload, and take everything down again.
 
 use std::{
+    future::pending,
     io,
     net::{IpAddr, SocketAddr},
     path::PathBuf,
@@ -20,22 +21,25 @@ use wireguard::PublicKey;
 
 use crate::{
     admin::{
-        self, ErrorBody, ErrorCode,
+        self, ErrorBody, ErrorCode, WarningCode,
         server::{AdminSocket, BindError, refusal},
     },
     config::{self, HostPort, Settings, Source},
     discard::Discards,
-    driver::{self, NodeHandle, Request},
+    driver::{self, NodeHandle, Request, Vitals},
     fib::Fib,
     forward::{Shared, Sockets},
     identity::{Identity, NodeId},
     io::{
         clock::Clock,
         netlink::{self, Netlink, NetlinkError},
+        nft::Guard,
         tun::{self, Tun},
         udp::{self, UdpSocket},
     },
+    journal,
     node::{Fresh, Seen},
+    notify::Notifier,
     state::{self, PeerSeen, Port, StateDir, StateError, StateLock, Stock},
     telemetry::Telemetry,
 };
@@ -99,6 +103,9 @@ pub struct Control {
     port: u16,
     netlink: Netlink,
     telemetry: Telemetry,
+    notifier: Notifier,
+    /// Warnings about the machine, which no new configuration takes away.
+    standing: Vec<admin::Warning>,
 }
 
 impl Control {
@@ -108,6 +115,24 @@ impl Control {
     /// [`ErrorCode::Config`]: the configuration that ran stays in effect.
     pub async fn reload(&self) -> Result<admin::Reload, ErrorBody> {
         let mut running = self.running.lock().await;
+        self.notifier.reloading();
+        let reloaded = self.adopt(&mut running).await;
+        match &reloaded {
+            Ok(_) => self.notifier.ready(&self.summary()),
+            Err(error) => self.notifier.ready(&format!(
+                "Runs with its former configuration: {}",
+                error.error
+            )),
+        }
+        reloaded
+    }
+
+    /// One line about the node, for `systemctl status`.
+    fn summary(&self) -> String {
+        format!("{}, UDP port {}", self.own.address(), self.port)
+    }
+
+    async fn adopt(&self, running: &mut Settings) -> Result<admin::Reload, ErrorBody> {
         let new = self.source.load_for(self.own).map_err(|error| {
             let text = format!("{:#}", anyhow::Error::new(error));
             refusal(
@@ -118,7 +143,8 @@ impl Control {
         })?;
         let changes = running.changes(&new);
         let warnings = new.warnings.clone();
-        let live = new.live(&running);
+        let mut live = new.live(running);
+        live.warnings.extend_from_slice(&self.standing);
         let settings = live.clone();
         self.node
             .call(move |node_loop, now| node_loop.node.handle_settings(&settings, now))
@@ -297,7 +323,7 @@ pub fn run(launch: Launch) -> Result<(), RunError> {
 
 async fn live(launch: Launch) -> Result<(), RunError> {
     let Launch {
-        settings,
+        mut settings,
         source,
         identity,
         state,
@@ -305,6 +331,7 @@ async fn live(launch: Launch) -> Result<(), RunError> {
         telemetry,
     } = launch;
     let mut signals = Signals::new().map_err(RunError::Start)?;
+    let notifier = Notifier::from_env();
     let node = identity.node();
     for warning in &settings.warnings {
         warn!(code = warning.code, "{}", warning.text);
@@ -328,11 +355,14 @@ async fn live(launch: Launch) -> Result<(), RunError> {
         mtu: settings.interface.mtu.into(),
         queue_length: QUEUE,
     };
+    journal::open(&state, &netlink).await?;
     if let Err(error) = netlink.configure(&overlay).await {
-        take_down(&netlink).await;
+        take_down(&netlink, &state).await;
         return Err(error.into());
     }
 
+    let (_guard, standing) = guard(interface);
+    settings.warnings.extend_from_slice(&standing);
     let clock = Clock::new();
     let empty = Fib::new(node.address(), node.prefix(), fresh.token, []);
     let (notices_in, notices) = crossbeam_channel::bounded(driver::NOTICES);
@@ -360,7 +390,11 @@ async fn live(launch: Launch) -> Result<(), RunError> {
         port,
         netlink,
         telemetry,
+        notifier,
+        standing,
     });
+    control.notifier.ready(&control.summary());
+    let vitals = threads.vitals();
     let mut remembered = Remembered::default();
     let result = tokio::select! {
         () = admin.serve(Arc::clone(&control)) => Err(RunError::Ended("the admin socket has closed".to_owned())),
@@ -368,20 +402,61 @@ async fn live(launch: Launch) -> Result<(), RunError> {
         error = watch_network(interface, control.node.clone()) => Err(error),
         () = remember(&control, &mut remembered) => Err(RunError::Ended("the clock has ended".to_owned())),
         () = signals.until_stopped(&control) => Ok(()),
+        () = feed_watchdog(&control.notifier, &vitals) => Err(RunError::Ended("the watchdog's feeder has ended".to_owned())),
         Some(thread) = endings.recv() => Err(RunError::Ended(thread)),
     };
+    control.notifier.stopping();
+    drop(vitals);
     control.remember(&mut Remembered::default()).await;
     drop(admin);
     threads.stop();
-    take_down(&control.netlink).await;
+    take_down(&control.netlink, &control.state).await;
     info!("Node down");
     result
 }
 
+/// Closes the overlay's addresses to other interfaces; without the kernel's packet filter, says that they are open.
+fn guard(interface: u32) -> (Option<Guard>, Vec<admin::Warning>) {
+    match Guard::install(interface) {
+        Ok(guard) => (Some(guard), Vec::new()),
+        Err(error) => {
+            let text = format!("the packet filter does not guard the overlay: {error}");
+            let warning = admin::Warning::new(WarningCode::NoNft, text);
+            warn!(code = warning.code, "{}", warning.text);
+            (None, vec![warning])
+        }
+    }
+}
+
+/// Removes what a killed daemon left in the kernel, by its journal and by the fixed numbers. The caller has the state directory's lock.
+///
+/// # Errors
+/// [`RunError`]: not permitted, for instance.
+pub fn clean_up(state: Option<&StateDir>) -> Result<(), RunError> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(RunError::Start)?;
+    runtime.block_on(async {
+        let netlink = Netlink::new()?;
+        if let Some(state) = state {
+            journal::open(state, &netlink).await?;
+        }
+        netlink.remove().await?;
+        if let Some(state) = state {
+            journal::close(state);
+        }
+        Ok(())
+    })
+}
+
 /// Removes what outlives the interface.
-async fn take_down(netlink: &Netlink) {
-    if let Err(error) = netlink.remove().await {
-        warn!(%error, "Routes or rules of the overlay may have stayed behind: ip -6 rule; ip -6 route show table 5277");
+async fn take_down(netlink: &Netlink, state: &StateDir) {
+    match netlink.remove().await {
+        Ok(()) => journal::close(state),
+        Err(error) => {
+            warn!(%error, "Routes or rules of the overlay may have stayed behind: ip -6 rule; ip -6 route show table 5277")
+        }
     }
 }
 
@@ -531,6 +606,22 @@ async fn remember(control: &Control, last: &mut Remembered) {
     loop {
         ticks.tick().await;
         control.remember(last).await;
+    }
+}
+
+/// Feeds the service manager's watchdog, twice in its time, for as long as every thread of the packet path answers.
+async fn feed_watchdog(notifier: &Notifier, vitals: &Vitals) {
+    let Some(time) = notifier.watchdog() else {
+        return pending().await;
+    };
+    let mut ticks = interval((time / 2).max(Duration::from_millis(1)));
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        match vitals.check(time / 4).await {
+            Ok(()) => notifier.alive(),
+            Err(silent) => error!(error = %silent, "The watchdog is not fed"),
+        }
     }
 }
 

@@ -28,11 +28,14 @@ use std::{
     fmt, io,
     sync::Arc,
     thread::{self, JoinHandle},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use crossbeam_channel::{Receiver, Select, Sender, TryRecvError, bounded};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    time::{sleep, timeout},
+};
 use tracing::{debug, error};
 use wireguard::{Mac1, PublicKey};
 
@@ -41,6 +44,7 @@ use crate::{
     forward::{Handshake, Inside, Notice, Outbox, Outside, Shared},
     io::wake::Wake,
     node::{Fresh, Node, Output, Pong},
+    pulse::Pulse,
 };
 
 /// Notices of the packet threads: a burst of packets for a closed session at most.
@@ -60,6 +64,9 @@ const _: () = assert!(
     NOTICES * 1500 <= 2 << 20,
     "held packets pass through this queue"
 );
+
+/// How often it is looked whether threads have answered.
+const LISTEN: Duration = Duration::from_millis(5);
 
 /// Most notices, and most handshakes, taken before timers are looked at again.
 const NOTICES_A_TURN: usize = 256;
@@ -132,12 +139,21 @@ pub struct Threads {
     node: NodeHandle,
     stop: Arc<Wake>,
     packets: Vec<JoinHandle<()>>,
+    pulses: [Arc<Pulse>; 2],
 }
 
 impl Threads {
     /// A handle on the node loop, which runs for as long as there is one.
     pub fn node(&self) -> NodeHandle {
         self.node.clone()
+    }
+
+    /// For asking whether the threads still run.
+    pub fn vitals(&self) -> Vitals {
+        Vitals {
+            node: self.node(),
+            pulses: self.pulses.clone(),
+        }
     }
 
     /// Stops the packet threads and waits for them.
@@ -151,6 +167,51 @@ impl Threads {
                 error!("A packet thread had panicked");
             }
         }
+    }
+}
+
+/// Whether the threads still run.
+#[derive(Debug)]
+pub struct Vitals {
+    node: NodeHandle,
+    pulses: [Arc<Pulse>; 2],
+}
+
+/// This thread has not answered in time.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("thread `{0}` does not answer")]
+pub struct Silent(pub &'static str);
+
+impl Vitals {
+    /// Asks the threads of the packet path and the node loop, and waits for all answers, at most for `within`.
+    ///
+    /// # Errors
+    /// The first that has not answered.
+    pub async fn check(&self, within: Duration) -> Result<(), Silent> {
+        for pulse in &self.pulses {
+            pulse.ask().map_err(|_| Silent(pulse.thread))?;
+        }
+        let mut node_answers = false;
+        let answers = async {
+            // A queue that is full for the moment is no silence.
+            while self.node.call(|_, _| ()).await.is_err() {
+                sleep(LISTEN).await;
+            }
+            node_answers = true;
+            while !self.pulses.iter().all(|pulse| pulse.has_answered()) {
+                sleep(LISTEN).await;
+            }
+        };
+        if timeout(within, answers).await.is_ok() {
+            return Ok(());
+        }
+        let silent = self.pulses.iter().find(|pulse| !pulse.has_answered());
+        Err(match silent {
+            _ if !node_answers => Silent("node"),
+            Some(pulse) => Silent(pulse.thread),
+            // It answered just after the deadline, which is too late all the same.
+            None => Silent("inside"),
+        })
     }
 }
 
@@ -191,9 +252,18 @@ pub fn start(
     let outside = Outside::new(shared.clone(), handshakes_in, mac1);
     let inside = Inside::new(shared);
     let (stop_outside, stop_inside) = (Arc::clone(&stop), Arc::clone(&stop));
+    let pulses = [
+        Arc::new(Pulse::new("outside")?),
+        Arc::new(Pulse::new("inside")?),
+    ];
+    let [pulse_outside, pulse_inside] = pulses.clone();
     let packets = vec![
-        spawn("outside", ended, move || outside.run(&stop_outside))?,
-        spawn("inside", ended, move || inside.run(&stop_inside))?,
+        spawn("outside", ended, move || {
+            outside.run(&stop_outside, &pulse_outside)
+        })?,
+        spawn("inside", ended, move || {
+            inside.run(&stop_inside, &pulse_inside)
+        })?,
     ];
     Ok(Threads {
         node: NodeHandle {
@@ -202,6 +272,7 @@ pub fn start(
         },
         stop,
         packets,
+        pulses,
     })
 }
 

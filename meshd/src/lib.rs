@@ -14,8 +14,11 @@ pub mod held;
 pub mod icmp;
 pub mod identity;
 pub mod io;
+pub mod journal;
 pub mod node;
+pub mod notify;
 pub mod packet;
+pub mod pulse;
 pub mod state;
 pub mod telemetry;
 #[cfg(test)]

@@ -36,6 +36,7 @@ pub struct Settings {
     log_level: String,
     node: String,
     tables: String,
+    wrapper: String,
 }
 
 impl Settings {
@@ -49,6 +50,7 @@ impl Settings {
             log_level: "debug".into(),
             node: String::new(),
             tables: "[control]\nenabled = false\n".into(),
+            wrapper: String::new(),
         }
     }
 
@@ -119,6 +121,13 @@ impl Settings {
         self
     }
 
+    /// The program that starts it, with arguments (`env A=b`, `setpriv …`); it must become the daemon by `exec`.
+    #[must_use]
+    pub fn started_by(mut self, wrapper: &str) -> Self {
+        wrapper.clone_into(&mut self.wrapper);
+        self
+    }
+
     /// A further table, as text.
     #[must_use]
     pub fn table(mut self, toml: &str) -> Self {
@@ -170,6 +179,7 @@ struct Inner {
     host: Host,
     identity: Identity,
     paths: Paths,
+    wrapper: String,
     process: Mutex<Option<Process>>,
 }
 
@@ -206,6 +216,7 @@ impl Daemon {
             host: host.clone(),
             identity,
             paths,
+            wrapper: settings.wrapper.clone(),
             process: Mutex::default(),
         }));
         daemon.configure(&settings);
@@ -216,7 +227,8 @@ impl Daemon {
     #[track_caller]
     fn run(&self) {
         let line = format!(
-            "{} run --config {}",
+            "{} {} run --config {}",
+            self.0.wrapper,
             program(),
             self.0.paths.config.display()
         );
@@ -265,6 +277,16 @@ impl Daemon {
     /// Its overlay address.
     pub fn address(&self) -> Ipv6Addr {
         self.0.identity.address
+    }
+
+    /// Where its state is.
+    pub fn state(&self) -> &Path {
+        &self.0.paths.state
+    }
+
+    /// Where its socket is.
+    pub fn socket(&self) -> &Path {
+        &self.0.paths.socket
     }
 
     /// Its process id.

@@ -71,6 +71,11 @@ impl Host {
         &self.0.directory
     }
 
+    /// Where the sockets of its daemons are; the path is short, as a socket's must be.
+    pub fn sockets(&self) -> &Path {
+        self.0.site.sockets()
+    }
+
     pub(crate) fn site(&self) -> &Arc<Site> {
         &self.0.site
     }

@@ -23,6 +23,7 @@
 pub mod abuse;
 pub mod abuse_admin;
 pub mod daemon;
+pub mod freeze;
 pub mod host;
 pub mod identity;
 pub mod impair;

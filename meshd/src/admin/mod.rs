@@ -247,11 +247,13 @@ pub enum WarningCode {
     NotYet,
     /// A peer can only be reached by a way that this version does not have.
     NoEndpoint,
+    /// The kernel's packet filter cannot be used.
+    NoNft,
 }
 
 impl WarningCode {
     /// Every code.
-    pub const ALL: [Self; 2] = [Self::NotYet, Self::NoEndpoint];
+    pub const ALL: [Self; 3] = [Self::NotYet, Self::NoEndpoint, Self::NoNft];
 
     /// What `meshd help CODE` prints: what it means, and what to do.
     #[must_use]
@@ -266,6 +268,13 @@ impl WarningCode {
                  WireGuard port is. If the peer knows where this node is, it will connect, and everything works.\n\
                  To do: add endpoint = \"host:port\" to its [[peers]] entry."
             }
+            Self::NoNft => {
+                "The daemon could not put its rule into the kernel's packet filter (table ip6 meshd), which drops packets \
+                 for the overlay that arrive on another interface than the overlay's. Everything works, but whoever shares \
+                 a LAN with this machine can send to its overlay address directly, under any overlay source address.\n\
+                 To do: load the module with `modprobe nf_tables` (Linux 5.12 or newer), then restart the daemon; or drop \
+                 such packets in your own firewall."
+            }
         }
     }
 }
@@ -275,6 +284,7 @@ impl fmt::Display for WarningCode {
         f.pad(match self {
             Self::NotYet => "NOT-YET",
             Self::NoEndpoint => "NO-ENDPOINT",
+            Self::NoNft => "NO-NFT",
         })
     }
 }

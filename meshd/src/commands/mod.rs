@@ -1,5 +1,6 @@
 //! The verbs, one file each. They write to the given output; what goes wrong is a [`Failure`], printed once by `main`.
 
+mod cleanup;
 mod completions;
 mod config;
 mod explain;
@@ -38,6 +39,7 @@ pub fn dispatch(cli: Cli, out: &mut impl Write) -> Result<(), Failure> {
         Verb::Key(verb) => key::run(global, &verb, out),
         Verb::Config(verb) => config::run(global, &verb, out),
         Verb::Reload => reload::run(global, out),
+        Verb::Cleanup => cleanup::run(global, out),
         Verb::Wait(wait) => wait::run(global, wait, out),
         Verb::Status => status::run(global, out),
         Verb::Peers => peers::run(global, out),

@@ -15,6 +15,7 @@ use crate::{
         wake::Wake,
     },
     packet::{HeaderError, Ipv6Header},
+    pulse::Pulse,
 };
 
 /// The thread that carries packets from the TUN device to the sockets.
@@ -38,18 +39,21 @@ impl Inside {
         }
     }
 
-    /// Carries packets until `stop` is woken.
+    /// Carries packets until `stop` is woken, and answers `pulse`.
     ///
     /// # Errors
     /// The TUN device is gone.
-    pub fn run(mut self, stop: &Wake) -> io::Result<()> {
+    pub fn run(mut self, stop: &Wake, pulse: &Pulse) -> io::Result<()> {
         let tun = Arc::clone(&self.shared.tun);
-        let mut poll = Poll::new(&[stop.as_fd(), tun.as_fd()]);
+        let mut poll = Poll::new(&[stop.as_fd(), tun.as_fd(), pulse.as_fd()]);
         let mut frame = vec![0; FRAME];
         loop {
             poll.wait(None, &self.shared.clock)?;
             if poll.is_ready(0) {
                 return Ok(());
+            }
+            if poll.is_ready(2) {
+                pulse.answer()?;
             }
             let now = self.shared.clock.now();
             while let Some(length) = tun.read(&mut frame)? {

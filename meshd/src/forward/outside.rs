@@ -27,6 +27,7 @@ use crate::{
         wake::Wake,
     },
     packet::decrement_hop_limit,
+    pulse::Pulse,
 };
 
 /// Messages of up to 64 KiB in one receive call.
@@ -87,20 +88,24 @@ impl Outside {
         }
     }
 
-    /// Carries datagrams until `stop` is woken.
+    /// Carries datagrams until `stop` is woken, and answers `pulse`.
     ///
     /// # Errors
     /// Waiting failed, or a socket did.
-    pub fn run(mut self, stop: &Wake) -> io::Result<()> {
+    pub fn run(mut self, stop: &Wake, pulse: &Pulse) -> io::Result<()> {
         let sockets = Arc::clone(&self.shared.sockets);
         let mut descriptors = vec![stop.as_fd()];
         descriptors.extend(sockets.sockets.iter().map(|socket| socket.as_fd()));
+        descriptors.push(pulse.as_fd());
         let mut poll = Poll::new(&descriptors);
         let mut batch = RecvBatch::new(MESSAGES);
         loop {
             poll.wait(None, &self.shared.clock)?;
             if poll.is_ready(0) {
                 return Ok(());
+            }
+            if poll.is_ready(sockets.sockets.len() + 1) {
+                pulse.answer()?;
             }
             for (position, socket) in sockets.sockets.iter().enumerate() {
                 if poll.is_ready(position + 1) && socket.recv(&mut batch)? > 0 {

@@ -34,13 +34,22 @@ impl Default for Clock {
     }
 }
 
+/// What `CLOCK_MONOTONIC` says, for those outside the process who compare it with their own.
+pub fn monotonic() -> Duration {
+    read(libc::CLOCK_MONOTONIC)
+}
+
 fn since_boot() -> Duration {
+    read(libc::CLOCK_BOOTTIME)
+}
+
+fn read(clock: libc::clockid_t) -> Duration {
     let mut time = libc::timespec {
         tv_sec: 0,
         tv_nsec: 0,
     };
-    // SAFETY: the pointer is valid for one timespec; CLOCK_BOOTTIME exists since Linux 2.6.39, so the call cannot fail.
-    let result = unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &raw mut time) };
+    // SAFETY: the pointer is valid for one timespec; both clocks exist since Linux 2.6.39, so the call cannot fail.
+    let result = unsafe { libc::clock_gettime(clock, &raw mut time) };
     debug_assert_eq!(result, 0);
     Duration::new(
         time.tv_sec.unsigned_abs(),

@@ -5,12 +5,14 @@
 //!  udp ── recv ──► segments ─► (open) ─► offload::Coalescer ──► tun::write  gathered, not copied
 //!  poll, wake, clock: how a packet thread waits, is stopped, and tells the time
 //!  netlink: addresses, routes and rules of the overlay; changes of the underlay
+//!  nft: the packet filter's rule against overlay packets from elsewhere
 //! ```
 //! Nothing here knows WireGuard, Babel or a peer: what comes in and goes out are bytes and socket addresses.
 #![allow(unsafe_code, reason = "system calls live here and nowhere else")]
 
 pub mod clock;
 pub mod netlink;
+pub mod nft;
 pub mod offload;
 pub mod peer_credentials;
 pub mod poll;

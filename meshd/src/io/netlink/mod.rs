@@ -212,6 +212,29 @@ impl Netlink {
         for rule in rules() {
             self.remove_rule(&rule).await?;
         }
+        self.flush(TABLE).await
+    }
+
+    /// Removes what is known by number only: rules for the overlay's block with these preferences, and everything in these tables.
+    pub async fn remove_left(&self, rules: &[u32], tables: &[u32]) -> Result<(), NetlinkError> {
+        for preference in rules {
+            let mut rule = RuleMessage::default();
+            rule.header.family = AddressFamily::Inet6;
+            rule.header.dst_len = BLOCK.prefix();
+            rule.attributes = vec![
+                RuleAttribute::Destination(BLOCK.network().into()),
+                RuleAttribute::Priority(*preference),
+            ];
+            self.remove_rule(&rule).await?;
+        }
+        for table in tables {
+            self.flush(*table).await?;
+        }
+        Ok(())
+    }
+
+    /// Removes every IPv6 route of a table.
+    async fn flush(&self, table: u32) -> Result<(), NetlinkError> {
         let mut stale = Vec::new();
         let all = self
             .handle
@@ -219,7 +242,7 @@ impl Netlink {
             .get(RouteMessageBuilder::<Ipv6Addr>::new().build())
             .execute();
         collect(all, "list routes", |route: RouteMessage| {
-            if table_of(&route) == TABLE {
+            if table_of(&route) == table {
                 stale.push(route);
             }
         })

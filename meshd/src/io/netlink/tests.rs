@@ -335,3 +335,20 @@ fn changes_of_the_underlay_are_reported_and_those_of_the_overlay_are_not() {
         assert!(gone.addresses && gone.links, "{gone:?}");
     });
 }
+
+#[test]
+fn what_another_version_left_is_removed_by_number() {
+    in_namespace_async(|| async {
+        let (netlink, tun) = (Netlink::new().unwrap(), Tun::open("mesh0").unwrap());
+        netlink.configure(&interface(&tun)).await.unwrap();
+        let untouched = preferences(&netlink).await;
+        netlink.remove_left(&[99], &[98]).await.unwrap();
+        assert_eq!(preferences(&netlink).await, untouched);
+        netlink
+            .remove_left(&[RULE_MARKED, RULE_LOOKUP], &[TABLE])
+            .await
+            .unwrap();
+        assert_eq!(preferences(&netlink).await, [0, 32766]);
+        assert!(routes(&netlink).await.is_empty());
+    });
+}
