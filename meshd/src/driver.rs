@@ -34,7 +34,7 @@ use std::{
 use crossbeam_channel::{Receiver, Select, Sender, TryRecvError, bounded};
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{debug, error};
-use wireguard::{Mac1, PublicKey};
+use wireguard::{Gate, PublicKey};
 
 use crate::{
     config::{HostPort, Settings},
@@ -169,7 +169,9 @@ pub fn start(
     let (handshakes_in, handshakes) = bounded(HANDSHAKES);
     let (calls_in, calls) = bounded(CALLS);
     let (changed, changes) = watch::channel(());
-    let mac1 = Mac1::new(&fresh.identity.node().public_key());
+    let mut secret = [0; 32];
+    getrandom::fill(&mut secret)?;
+    let gate = Gate::new(&fresh.identity.node().public_key(), &secret);
     let stop = Arc::new(Wake::new()?);
 
     let node = Node::new(settings, fresh, shared.clock.now());
@@ -188,7 +190,7 @@ pub fn start(
         node_loop.run();
         Ok(())
     })?;
-    let outside = Outside::new(shared.clone(), handshakes_in, mac1);
+    let outside = Outside::new(shared.clone(), handshakes_in, gate);
     let inside = Inside::new(shared);
     let (stop_outside, stop_inside) = (Arc::clone(&stop), Arc::clone(&stop));
     let packets = vec![

@@ -341,9 +341,9 @@ impl Device {
                     entry.handle_response(from, datagram, now, out)
                 })
             }
-            Some(Message::Cookie) => self.with_entry(index_at(datagram, 4) >> 8, |entry, _| {
-                entry.handle_cookie(datagram, now)
-            }),
+            Some(Message::Cookie { receiver }) => {
+                self.with_entry(receiver >> 8, |entry, _| entry.handle_cookie(datagram, now))
+            }
             Some(Message::Data { .. }) | None => Err(HandshakeError::NotHandshake),
         }
     }

@@ -45,8 +45,10 @@
 
 mod allowed_ips;
 pub mod constants;
+mod cookie;
 mod device;
 mod endpoint;
+mod gate;
 mod key;
 mod keypair;
 mod loss;
@@ -56,11 +58,13 @@ mod rng;
 mod session;
 #[cfg(feature = "_sim")]
 mod sim_engine;
+mod source_limit;
 mod tunnel;
 
 pub use allowed_ips::AllowedIps;
 pub use device::{AddPeerError, Device, Event, HandshakeError, Transmit};
 pub use endpoint::Endpoint;
+pub use gate::{Gate, Load, Passage};
 pub use key::{KeyError, PresharedKey, PrivateKey, PublicKey};
 pub use message::{Mac1, Message};
 pub use peer::{Peer, Upkeep};
