@@ -10,9 +10,9 @@ mod common;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use boringtun::noise::{Tunn, TunnResult};
+use ::boringtun::noise::{Tunn, TunnResult};
 use common::*;
-use wireguard::{Gate, Load, Mac1, Passage};
+use wireguard::{Author, Gate, HandshakeError, Load, Mac1, Passage};
 
 fn gate(node: usize) -> Gate {
     Gate::new(&public(node), &[9; 32])
@@ -80,7 +80,7 @@ fn without_load_the_first_initiation_passes() {
 #[test]
 fn stock_boringtun_proves_its_address() {
     let (mut gate, now, from) = (gate(1), Instant::now(), address("192.0.2.1:7"));
-    let secret = boringtun::x25519::StaticSecret::from([0x48; 32]);
+    let secret = ::boringtun::x25519::StaticSecret::from([0x48; 32]);
     let peer = (*public(1).as_bytes()).into();
     let mut client = Tunn::new(secret, peer, None, None, 1, None);
     let mut buffer = [0; 256];
@@ -138,7 +138,7 @@ fn a_flood_in_the_name_of_a_peer_does_not_shut_it_out() {
 fn who_has_proven_its_address_is_limited_there() {
     let (mut gate, now, from) = (gate(1), Instant::now(), address("192.0.2.1:7"));
     let mut client = Tunn::new(
-        boringtun::x25519::StaticSecret::from([0x48; 32]),
+        ::boringtun::x25519::StaticSecret::from([0x48; 32]),
         (*public(1).as_bytes()).into(),
         None,
         None,
@@ -184,4 +184,52 @@ fn replies_are_never_longer_than_what_they_answer_and_strangers_to_our_key_get_n
         }
     }
     assert!(bytes_out > 0 && bytes_out <= bytes_in / 2);
+}
+
+both_engines! {
+    fn a_reader_names_the_author_and_another_thread_may_ask(engine: Engine) {
+        let mut lab = Lab::pair(engine);
+        lab.initiate(0, 1);
+        let initiation = lab.last(0, 1);
+        let reader = lab.nodes[1].device.reader().clone();
+        let read = std::thread::spawn({
+            let initiation = initiation.clone();
+            move || reader.read(&initiation, |key| *key == public(0))
+        })
+        .join()
+        .unwrap();
+        assert_eq!(read, Ok(Author::Initiator(public(0))));
+        let handled = lab.nodes[1].device.handle_read(read.unwrap(), at(underlay(0)), &initiation, lab.now);
+        assert_eq!(handled, Ok(()));
+    }
+
+    fn a_stranger_is_turned_away_by_the_reader(engine: Engine) {
+        let mut lab = Lab::pair(engine);
+        lab.initiate(0, 1);
+        let read = lab.nodes[1].device.reader().read(&lab.last(0, 1), |_| false);
+        assert_eq!(read, Err(HandshakeError::Stranger(public(0))));
+    }
+}
+
+/// Who knows a peer's public key can name it in an initiation, but not seal the time stamp.
+#[test]
+fn an_initiation_in_the_name_of_a_peer_does_not_get_past_the_reader() {
+    let mut lab = Lab::pair(Engine::Boringtun);
+    lab.initiate(0, 1);
+    let right = lab.last(0, 1);
+    let reader = lab.nodes[1].device.reader();
+    for byte in 88..116 {
+        let mut forged = right.clone();
+        forged[byte] ^= 1;
+        Mac1::new(&public(1)).write(&mut forged);
+        let mut asked = None;
+        let read = reader.read(&forged, |key| {
+            asked = Some(*key);
+            true
+        });
+        assert_eq!(
+            (read, asked),
+            (Err(HandshakeError::Forged), Some(public(0)))
+        );
+    }
 }
