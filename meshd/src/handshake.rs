@@ -122,6 +122,80 @@ impl Budget {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{config::Admission, testdata::identity};
+    use crossbeam_channel::bounded;
+    use wireguard::{Device, Endpoint, Kind, Peer, Upkeep};
+
+    /// What an initiation of `initiator` to `responder` comes to, where the responder knows `known`.
+    fn read(
+        initiator: usize,
+        responder: usize,
+        known: usize,
+        admission: Admission,
+    ) -> (Vec<Authentic>, Arc<Discards>) {
+        let clock = Clock::new();
+        let (ours, key) = (identity(responder), |n| identity(n).node().public_key());
+        let peer = |n| Peer {
+            key: key(n),
+            preshared: None,
+            kind: Kind::Mesh,
+            allowed: Vec::new(),
+            endpoints: vec!["192.0.2.1:7".parse().unwrap()],
+            persistent_keepalive: None,
+            upkeep: Upkeep::OnDemand,
+        };
+        let mut client = Device::new(identity(initiator).private_key().clone(), 1);
+        client.add_peer(peer(responder), clock.now()).unwrap();
+        client.initiate(&key(responder), clock.now());
+        let initiation = client.poll_transmit().unwrap().payload;
+        let mut device = Device::new(ours.private_key().clone(), 1);
+        let session = device.add_peer(peer(known), clock.now()).unwrap();
+        let node = ours.node();
+        let fib = Fib::new(
+            node.address(),
+            node.prefix(),
+            [0; 8],
+            [(session, Vec::new())],
+        );
+
+        let (outside, incoming) = bounded(1);
+        let (authentic, node_loop) = bounded(1);
+        let discards = Arc::new(Discards::default());
+        let from = Endpoint::unproven("192.0.2.1:7".parse().unwrap());
+        outside
+            .send(Handshake::new(from, &initiation).unwrap())
+            .unwrap();
+        drop(outside);
+        let reader = HandshakeReader {
+            reader: device.reader().clone(),
+            fib: Arc::new(ArcSwap::from_pointee(fib.admitting(admission))),
+            incoming,
+            authentic,
+            discards: Arc::clone(&discards),
+            clock,
+        };
+        reader.run();
+        (node_loop.try_iter().collect(), discards)
+    }
+
+    #[test]
+    fn the_node_loop_hears_of_those_it_knows() {
+        let (heard, _) = read(0, 1, 0, Admission::Listed);
+        let author = Author::Initiator(identity(0).node().public_key());
+        assert_eq!(
+            heard.iter().map(|one| one.author).collect::<Vec<_>>(),
+            [author]
+        );
+    }
+
+    #[test]
+    fn the_node_loop_never_hears_of_strangers_unless_it_is_open() {
+        let (heard, discards) = read(0, 1, 2, Admission::Listed);
+        assert!(heard.is_empty());
+        assert_eq!(discards.count(Reason::Stranger), 1);
+        let (heard, _) = read(0, 1, 2, Admission::Open);
+        assert_eq!(heard.len(), 1);
+    }
 
     const WORK: Duration = Duration::from_millis(1);
 

@@ -77,18 +77,25 @@ fn without_load_the_first_initiation_passes() {
     assert_eq!(lab.times(0, 1).len(), 1);
 }
 
+/// A stock client of node 1.
+fn stock() -> Tunn {
+    let secret = ::boringtun::x25519::StaticSecret::from([0x48; 32]);
+    Tunn::new(secret, (*public(1).as_bytes()).into(), None, None, 1, None)
+}
+
+fn initiate(client: &mut Tunn) -> Vec<u8> {
+    let mut buffer = [0; 256];
+    let TunnResult::WriteToNetwork(message) = client.format_handshake_initiation(&mut buffer, true)
+    else {
+        panic!("no initiation");
+    };
+    message.to_vec()
+}
+
 #[test]
 fn stock_boringtun_proves_its_address() {
     let (mut gate, now, from) = (gate(1), Instant::now(), address("192.0.2.1:7"));
-    let secret = ::boringtun::x25519::StaticSecret::from([0x48; 32]);
-    let peer = (*public(1).as_bytes()).into();
-    let mut client = Tunn::new(secret, peer, None, None, 1, None);
-    let mut buffer = [0; 256];
-    let mut initiate =
-        |client: &mut Tunn| match client.format_handshake_initiation(&mut buffer, true) {
-            TunnResult::WriteToNetwork(message) => message.to_vec(),
-            other => panic!("no initiation: {other:?}"),
-        };
+    let mut client = stock();
     let first = initiate(&mut client);
     let Passage::Prove(reply) = gate.judge(&first, from, Load::Heavy, now) else {
         panic!("a proof is demanded under load");
@@ -137,21 +144,10 @@ fn a_flood_in_the_name_of_a_peer_does_not_shut_it_out() {
 #[test]
 fn who_has_proven_its_address_is_limited_there() {
     let (mut gate, now, from) = (gate(1), Instant::now(), address("192.0.2.1:7"));
-    let mut client = Tunn::new(
-        ::boringtun::x25519::StaticSecret::from([0x48; 32]),
-        (*public(1).as_bytes()).into(),
-        None,
-        None,
-        1,
-        None,
-    );
-    let mut buffer = [0; 256];
+    let mut client = stock();
     let mut passed = 0;
     for _ in 0..100 {
-        let message = match client.format_handshake_initiation(&mut buffer, true) {
-            TunnResult::WriteToNetwork(message) => message.to_vec(),
-            other => panic!("no initiation: {other:?}"),
-        };
+        let message = initiate(&mut client);
         match gate.judge(&message, from, Load::Heavy, now) {
             Passage::Pass => passed += 1,
             Passage::Prove(reply) => {
