@@ -52,6 +52,10 @@ reasons! {
     NotWireguard => "not-wireguard",
     /// From outside: a handshake message whose first MAC does not name our key.
     BadMac1 => "bad-mac1",
+    /// From outside: a handshake message that was answered by a cookie, since its sender has to prove its address first.
+    AddressUnproven => "address-unproven",
+    /// From outside: more handshake messages of one proven address (IPv4, or IPv6 /64) than it may send.
+    SourceLimit => "source-limit",
     /// From outside: a receiver index that no session has.
     UnknownReceiver => "unknown-receiver",
     /// From outside: data that does not authenticate.

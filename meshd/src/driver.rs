@@ -7,11 +7,12 @@
 //!   │ inside (thread)   │◄───────────── publishes ─────────────►│ outside (thread)  │
 //!   │ TUN → seal → UDP  │                   ▲                   │ UDP → open → TUN  │
 //!   └─────────┬─────────┘                   │                   └────┬─────────┬────┘
-//!             │ notices (bounded)           │        notices (bounded)│         │ handshakes (bounded, dropped first)
-//!             └──────────────────►┌─────────┴──────────┐◄─────────────┘         │
-//!                                 │ node loop (thread) │◄───────────────────────┘
-//!                                 │ owns Node alone    │
-//!                                 └─────────▲──────────┘
+//!             │ notices (bounded)           │        notices (bounded)│         │ handshakes (gate, bounded, dropped first)
+//!             └──────────────────►┌─────────┴──────────┐◄─────────────┘ ┌───────▼─────────────┐
+//!                                 │ node loop (thread) │◄───────────────┤ handshake (thread)  │
+//!                                 │ owns Node alone    │  authentic     │ ≤ 25 % of a core    │
+//!                                 │                    │  (bounded)     │ key → known? → read │
+//!                                 └─────────▲──────────┘                └─────────────────────┘
 //!                    calls (bounded)        │ requests (bounded): names to resolve
 //!             ┌─────────────────────────────┴──────────┐
 //!             │ control (main thread, tokio): admin    │
@@ -37,11 +38,12 @@ use tokio::{
     time::{sleep, timeout},
 };
 use tracing::{debug, error};
-use wireguard::{Mac1, PublicKey};
+use wireguard::{Gate, PublicKey};
 
 use crate::{
     config::{HostPort, Settings},
-    forward::{Handshake, Inside, Notice, Outbox, Outside, Shared},
+    forward::{Inside, Notice, Outbox, Outside, Shared},
+    handshake::{Authentic, HandshakeReader},
     io::wake::Wake,
     node::{Fresh, Node, Output, Pong},
     pulse::Pulse,
@@ -49,15 +51,18 @@ use crate::{
 
 /// Notices of the packet threads: a burst of packets for a closed session at most.
 pub const NOTICES: usize = 1024;
-/// Handshake messages waiting: half a second's work at 0.15 ms each would be 3,000; fewer keep the wait short under a flood.
+/// Handshake messages waiting to be read: 100 ms of work at 0.1 ms each and a quarter of a core, so that the wait stays short under a
+/// flood.
 const HANDSHAKES: usize = 256;
+/// Handshake messages whose authors are known: 10 ms of work for the node loop.
+const AUTHENTIC: usize = 64;
 /// Commands of the control thread.
 const CALLS: usize = 64;
 /// Peers whose names wait to be resolved.
 pub const REQUESTS: usize = 256;
 
 const _: () = assert!(
-    HANDSHAKES * size_of::<Handshake>() <= 64 << 10,
+    (HANDSHAKES + AUTHENTIC) * size_of::<Authentic>() <= 96 << 10,
     "strangers fill this queue"
 );
 const _: () = assert!(
@@ -81,7 +86,7 @@ pub struct NodeLoop {
     pub node: Node,
     shared: Shared,
     notices: Receiver<Notice>,
-    handshakes: Receiver<Handshake>,
+    authentic: Receiver<Authentic>,
     calls: Receiver<Call>,
     requests: mpsc::Sender<Request>,
     pongs: HashMap<u64, oneshot::Sender<Pong>>,
@@ -228,17 +233,28 @@ pub fn start(
     ended: &mpsc::Sender<String>,
 ) -> io::Result<Threads> {
     let (handshakes_in, handshakes) = bounded(HANDSHAKES);
+    let (authentic_in, authentic) = bounded(AUTHENTIC);
     let (calls_in, calls) = bounded(CALLS);
     let (changed, changes) = watch::channel(());
-    let mac1 = Mac1::new(&fresh.identity.node().public_key());
+    let mut secret = [0; 32];
+    getrandom::fill(&mut secret)?;
+    let gate = Gate::new(&fresh.identity.node().public_key(), &secret);
     let stop = Arc::new(Wake::new()?);
 
     let node = Node::new(settings, fresh, shared.clock.now());
+    let handshake_reader = HandshakeReader {
+        reader: node.reader().clone(),
+        fib: Arc::clone(&shared.fib),
+        incoming: handshakes,
+        authentic: authentic_in,
+        discards: Arc::clone(&shared.discards),
+        clock: shared.clock,
+    };
     let node_loop = NodeLoop {
         node,
         shared: shared.clone(),
         notices,
-        handshakes,
+        authentic,
         calls,
         requests,
         pongs: HashMap::new(),
@@ -249,7 +265,12 @@ pub fn start(
         node_loop.run();
         Ok(())
     })?;
-    let outside = Outside::new(shared.clone(), handshakes_in, mac1);
+    // Not joined: it ends when `outside` does.
+    spawn("handshake", ended, move || {
+        handshake_reader.run();
+        Ok(())
+    })?;
+    let outside = Outside::new(shared.clone(), handshakes_in, gate);
     let inside = Inside::new(shared);
     let (stop_outside, stop_inside) = (Arc::clone(&stop), Arc::clone(&stop));
     let pulses = [
@@ -368,13 +389,13 @@ impl NodeLoop {
             }
         }
         for _ in 0..HANDSHAKES_A_TURN {
-            let Ok(handshake) = self.handshakes.try_recv() else {
+            let Ok(Authentic { author, handshake }) = self.authentic.try_recv() else {
                 break;
             };
             turn = Turn::Busy;
             let now = self.shared.clock.now();
             self.node
-                .handle_datagram(handshake.from, handshake.datagram(), now);
+                .handle_read(author, handshake.from, handshake.datagram(), now);
         }
         let now = self.shared.clock.now();
         let deadline = self.node.poll_timeout();
@@ -426,7 +447,7 @@ impl NodeLoop {
         let mut select = Select::new();
         select.recv(&self.notices);
         select.recv(&self.calls);
-        select.recv(&self.handshakes);
+        select.recv(&self.authentic);
         match self.node.poll_timeout() {
             None => {
                 select.ready();

@@ -3,12 +3,17 @@
 //! The node loop builds a new [`Fib`] whenever a peer comes or goes and swaps it in; a packet thread loads it once per batch and
 //! never waits. The only lock a packet thread takes is that of one session, for one batch, never two at once.
 
-use std::{collections::HashMap, fmt, net::Ipv6Addr, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    fmt,
+    net::Ipv6Addr,
+    sync::Arc,
+};
 
 use ipnetwork::Ipv6Network;
-use wireguard::Session;
+use wireguard::{PublicKey, Session};
 
-use crate::{icmp::EchoToken, identity::overlay};
+use crate::{config::Admission, icmp::EchoToken, identity::overlay};
 
 /// Where a packet goes, as an immutable snapshot.
 pub struct Fib {
@@ -17,6 +22,8 @@ pub struct Fib {
     token: EchoToken,
     by_prefix: Table,
     by_receiver: HashMap<u32, Arc<Session>>,
+    keys: HashSet<PublicKey>,
+    admission: Admission,
 }
 
 /// What the FIB says about a destination.
@@ -46,14 +53,32 @@ impl Fib {
             token,
             by_prefix: Table::default(),
             by_receiver: HashMap::new(),
+            keys: HashSet::new(),
+            admission: Admission::Listed,
         };
         for (session, prefixes) in sessions {
             for prefix in prefixes {
                 fib.by_prefix.insert(prefix, &session);
             }
+            fib.keys.insert(*session.key());
             fib.by_receiver.insert(session.index(), session);
         }
         fib
+    }
+
+    /// The same, where those who have no session may ask for one as `admission` says.
+    pub fn admitting(self, admission: Admission) -> Self {
+        Self { admission, ..self }
+    }
+
+    /// Whether there is a session with the holder of this key.
+    pub fn knows(&self, key: &PublicKey) -> bool {
+        self.keys.contains(key)
+    }
+
+    /// Whether those without a session may ask for one.
+    pub fn admits_strangers(&self) -> bool {
+        self.admission == Admission::Open
     }
 
     /// FIB 1: the way to a destination that a user's packet names.

@@ -10,6 +10,7 @@ pub mod discard;
 pub mod driver;
 pub mod fib;
 pub mod forward;
+pub mod handshake;
 pub mod held;
 pub mod icmp;
 pub mod identity;

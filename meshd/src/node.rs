@@ -18,7 +18,7 @@ use std::{
 
 use tracing::{debug, info, trace};
 use wireguard::{
-    AddPeerError, Device, Endpoint, Event, HandshakeError, PublicKey, Transmit,
+    AddPeerError, Author, Device, Endpoint, Event, HandshakeError, PublicKey, Reader, Transmit,
     constants::{OVERHEAD, PADDING},
 };
 
@@ -29,6 +29,7 @@ use crate::{
     config::{Admission, HostPort, InterfaceSettings, Settings},
     discard::{Discards, Reason},
     fib::Fib,
+    handshake,
     held::Held,
     icmp::{self, EchoToken, ErrorLimit, Unreachable},
     identity::{Identity, overlay},
@@ -204,22 +205,30 @@ impl Node {
 
     /// A handshake message from outside.
     pub fn handle_datagram(&mut self, from: Endpoint, datagram: &[u8], now: Instant) {
-        let mut result = self.device.handle_datagram(from, datagram, now);
+        match self.device.reader().read(datagram, |_| true) {
+            Ok(author) => self.handle_read(author, from, datagram, now),
+            Err(error) => self.discards.discard(handshake::reason(error), 1),
+        }
+    }
+
+    /// A handshake message from outside whose author [`wireguard::Reader`] has found out.
+    pub fn handle_read(&mut self, author: Author, from: Endpoint, datagram: &[u8], now: Instant) {
+        let mut result = self.device.handle_read(author, from, datagram, now);
         if let Err(HandshakeError::Stranger(key)) = result
             && self.admit(key, now)
         {
-            result = self.device.handle_datagram(from, datagram, now);
+            result = self.device.handle_read(author, from, datagram, now);
         }
         if let Err(error) = result {
             trace!(%from.remote, %error, "Handshake message refused");
-            let reason = if matches!(error, HandshakeError::Stranger(_)) {
-                Reason::Stranger
-            } else {
-                Reason::HandshakeRefused
-            };
-            self.discards.discard(reason, 1);
+            self.discards.discard(handshake::reason(error), 1);
         }
         self.drain_device(now);
+    }
+
+    /// What reads handshake messages for [`Self::handle_read`].
+    pub fn reader(&self) -> &Reader {
+        self.device.reader()
     }
 
     /// A packet thread saw something on this peer's session that concerns its timers.

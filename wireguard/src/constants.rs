@@ -55,7 +55,23 @@ pub const RESPONSE_LEN: usize = 92;
 /// Length of a cookie reply (type 3).
 pub const COOKIE_LEN: usize = 64;
 
+/// How long the secret behind our cookies is used (white paper, section 5.4.7).
+pub const COOKIE_SECRET_TIME: Duration = Duration::from_secs(120);
+
+/// How long a cookie of the secret before is still taken, for what is on its way.
+pub const COOKIE_GRACE: Duration = Duration::from_secs(5);
+
 // ---- this implementation ----
+
+/// Handshake messages that one source (an IPv4 address or an IPv6 /64) may send: one in this time on average (kernel module:
+/// 20 a second).
+pub const SOURCE_INTERVAL: Duration = Duration::from_millis(50);
+
+/// Handshake messages that one source may send at once (kernel module).
+pub const SOURCE_BURST: u32 = 5;
+
+/// For how long every source has to prove its address after too many handshake messages have waited (kernel module).
+pub const LOAD_TIME: Duration = Duration::from_secs(1);
 
 /// Most peers of one device: the engine keeps about 11 KB for each, so the table stays below 200 MB.
 pub const MAX_PEERS: usize = 16_384;

@@ -11,9 +11,12 @@ use thiserror::Error;
 use crate::allowed_ips::AllowedIps;
 use crate::constants::MAX_PEERS;
 use crate::endpoint::Endpoint;
-use crate::key::{KeyError, PrivateKey, PublicKey, check_point};
-use crate::message::{Mac1, Message, index_at};
+use crate::key::{KeyError, PrivateKey, PublicKey};
+use crate::message::Message;
 use crate::peer::{Entry, Now, Outputs, Peer};
+#[cfg(feature = "_sim")]
+use crate::reader::Suite;
+use crate::reader::{Author, Reader};
 use crate::rng::Rng;
 use crate::session::{Session, millis};
 use crate::tunnel::Factory;
@@ -146,9 +149,8 @@ pub enum Event {
 /// until [`Self::poll_timeout`]. `now` must not go backwards; if it does, time stands still.
 #[derive(Debug)]
 pub struct Device {
-    public: PublicKey,
+    reader: Reader,
     factory: Factory,
-    mac1: Mac1,
     /// The first `now` we were given; times are kept in milliseconds since.
     base: Option<Instant>,
     /// By receiver index.
@@ -162,21 +164,21 @@ pub struct Device {
 impl Device {
     /// A device without peers. `seed` gives jitter and receiver indices; keys come from the system's randomness.
     pub fn new(key: PrivateKey, seed: u64) -> Self {
-        Self::with(key.public(), Factory::boringtun(key), seed)
+        Self::with(Reader::new(key.clone()), Factory::boringtun(key), seed)
     }
 
     /// A device whose sessions use no cryptography and no randomness but `seed`, to simulate many nodes. It understands only
     /// its like.
     #[cfg(feature = "_sim")]
     pub fn simulated(key: PrivateKey, seed: u64) -> Self {
-        Self::with(key.public(), Factory::Simulated { key }, seed)
+        let reader = Reader::with(key.clone(), Suite::Simulated);
+        Self::with(reader, Factory::Simulated { key }, seed)
     }
 
-    fn with(public: PublicKey, factory: Factory, seed: u64) -> Self {
+    fn with(reader: Reader, factory: Factory, seed: u64) -> Self {
         Self {
-            public,
+            reader,
             factory,
-            mac1: Mac1::new(&public),
             base: None,
             entries: BTreeMap::new(),
             keys: BTreeMap::new(),
@@ -192,7 +194,12 @@ impl Device {
 
     /// Our own key.
     pub const fn public_key(&self) -> &PublicKey {
-        &self.public
+        self.reader.public()
+    }
+
+    /// Reads handshake messages to our key before they come to [`Self::handle_read`].
+    pub const fn reader(&self) -> &Reader {
+        &self.reader
     }
 
     /// Adds a peer; with [`crate::Upkeep::Always`] a handshake starts at once.
@@ -200,7 +207,7 @@ impl Device {
     /// # Errors
     /// See [`AddPeerError`].
     pub fn add_peer(&mut self, peer: Peer, now: Instant) -> Result<Arc<Session>, AddPeerError> {
-        if peer.key == self.public {
+        if peer.key == *self.public_key() {
             return Err(AddPeerError::OwnKey);
         }
         if self.keys.contains_key(&peer.key) {
@@ -318,33 +325,41 @@ impl Device {
         datagram: &[u8],
         now: Instant,
     ) -> Result<(), HandshakeError> {
+        let author = self
+            .reader
+            .read(datagram, |key| self.keys.contains_key(key))?;
+        self.handle_read(author, from, datagram, now)
+    }
+
+    /// Takes a handshake message that [`Self::reader`] has read, on whatever thread.
+    ///
+    /// # Errors
+    /// See [`HandshakeError`]. A message that is refused moves no endpoint and makes no keypair.
+    pub fn handle_read(
+        &mut self,
+        author: Author,
+        from: Endpoint,
+        datagram: &[u8],
+        now: Instant,
+    ) -> Result<(), HandshakeError> {
         let now = self.moment(now);
-        match Message::of(datagram) {
-            Some(Message::Initiation) => {
-                self.check_handshake(datagram, 8)?;
-                let key = self
-                    .factory
-                    .initiator(datagram)
-                    .ok_or(HandshakeError::Forged)?;
-                let key = PublicKey::from_bytes(key).map_err(HandshakeError::Static)?;
-                if key == self.public {
-                    return Err(HandshakeError::OwnKey);
-                }
+        match (author, Message::of(datagram)) {
+            (Author::Initiator(key), Some(Message::Initiation)) => {
                 let index = *self.keys.get(&key).ok_or(HandshakeError::Stranger(key))?;
                 self.with_entry(index, |entry, out| {
                     entry.handle_initiation(from, datagram, now, out)
                 })
             }
-            Some(Message::Response) => {
-                self.check_handshake(datagram, 12)?;
-                self.with_entry(index_at(datagram, 8) >> 8, |entry, out| {
+            (Author::Answerer { receiver }, Some(Message::Response)) => self
+                .with_entry(receiver >> 8, |entry, out| {
                     entry.handle_response(from, datagram, now, out)
-                })
+                }),
+            (Author::Answerer { receiver }, Some(Message::Cookie { .. })) => {
+                self.with_entry(receiver >> 8, |entry, _| entry.handle_cookie(datagram, now))
             }
-            Some(Message::Cookie) => self.with_entry(index_at(datagram, 4) >> 8, |entry, _| {
-                entry.handle_cookie(datagram, now)
-            }),
-            Some(Message::Data { .. }) | None => Err(HandshakeError::NotHandshake),
+            (Author::Initiator(_) | Author::Answerer { .. }, _) => {
+                Err(HandshakeError::NotHandshake)
+            }
         }
     }
 
@@ -414,17 +429,6 @@ impl Device {
             instant,
             millis: millis(base, instant),
         }
-    }
-
-    fn check_handshake(&self, datagram: &[u8], ephemeral: usize) -> Result<(), HandshakeError> {
-        if !self.mac1.verify(datagram) {
-            return Err(HandshakeError::Mac1);
-        }
-        let point = datagram
-            .get(ephemeral..)
-            .and_then(|rest| rest.first_chunk())
-            .ok_or(HandshakeError::NotHandshake)?;
-        check_point(point).map_err(HandshakeError::Ephemeral)
     }
 
     fn touch(

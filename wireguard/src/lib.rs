@@ -16,15 +16,17 @@
 //! # The way of a datagram in
 //!
 //! 1. A packet thread reads the header with [`Message::of`]. What is not WireGuard is not ours.
-//! 2. Handshake messages (types 1, 2, 3): [`Mac1::verify`] at once for the first two, so that nobody who does not know our key
-//!    gets any further; then by queue to the node's loop and into [`Device::handle_datagram`] (6).
+//! 2. Handshake messages (types 1, 2, 3): [`Gate::judge`] at once for the first two, so that nobody who does not know our key, nor
+//!    anybody under load who has not proven its address, gets any further; then by queue to a thread that does
+//!    [`Reader::read`], where strangers and forgers end; then to the node's loop and into [`Device::handle_read`] (6).
 //! 3. Data: the upper 24 bits of the receiver index are [`Session::index`]. [`Session::lock`] once for a run of datagrams.
 //! 4. [`Batch::open`] refuses counters beyond the limit and keypairs that are unknown or too old, then asks the engine, which
 //!    checks the replay window before and after it opens the message.
 //! 5. An authentic message moves the endpoint, may confirm a keypair that we answered for, and is noted; the packet's source is
 //!    compared with what the peer may send from ([`Verdict`]).
-//! 6. The device checks the MAC again, refuses ephemeral keys of low order, reads the initiator's key from the message
-//!    *before* anything is allocated ([`HandshakeError::Stranger`]), applies the limit of 20 ms per peer, and lets the engine answer.
+//! 6. The reader has checked the MAC again, refused ephemeral keys of low order, and read the initiator's key from the message
+//!    *before* anything is allocated ([`HandshakeError::Stranger`]). The device applies the limit of 20 ms per peer, and lets the
+//!    engine answer.
 //!    An initiator may send when it has the response; a responder only when the first data message of the new keypair has
 //!    opened (5), which the node's loop hears of by signal.
 //!
@@ -45,23 +47,29 @@
 
 mod allowed_ips;
 pub mod constants;
+mod cookie;
 mod device;
 mod endpoint;
+mod gate;
 mod key;
 mod keypair;
 mod loss;
 mod message;
 mod peer;
+mod reader;
 mod rng;
 mod session;
 #[cfg(feature = "_sim")]
 mod sim_engine;
+mod source_limit;
 mod tunnel;
 
 pub use allowed_ips::AllowedIps;
 pub use device::{AddPeerError, Device, Event, HandshakeError, Transmit};
 pub use endpoint::Endpoint;
+pub use gate::{Gate, Load, Passage};
 pub use key::{KeyError, PresharedKey, PrivateKey, PublicKey};
 pub use message::{Mac1, Message};
 pub use peer::{Peer, Upkeep};
+pub use reader::{Author, Reader};
 pub use session::{Batch, Counters, Kind, OpenError, Opened, SealError, Session, Signals, Verdict};

@@ -15,7 +15,10 @@ pub enum Message {
     /// Type 2: the answer to an initiation of ours.
     Response,
     /// Type 3: a peer under load wants our initiation to carry a proof of our address.
-    Cookie,
+    Cookie {
+        /// The sender's index in our message that this answers; a session's as in [`Self::Data`].
+        receiver: u32,
+    },
     /// Type 4: a sealed packet.
     Data {
         /// The index we gave the keypair; its upper 24 bits are [`crate::Session::index`].
@@ -32,7 +35,9 @@ impl Message {
         match (u32::from_le_bytes(*kind), datagram.len()) {
             (1, INITIATION_LEN) => Some(Self::Initiation),
             (2, RESPONSE_LEN) => Some(Self::Response),
-            (3, COOKIE_LEN) => Some(Self::Cookie),
+            (3, COOKIE_LEN) => Some(Self::Cookie {
+                receiver: u32::from_le_bytes(*rest.first_chunk()?),
+            }),
             (4, OVERHEAD..) => {
                 let (receiver, rest) = rest.split_first_chunk()?;
                 let (counter, _) = rest.split_first_chunk()?;
@@ -123,7 +128,10 @@ mod tests {
     fn each_type_has_its_length() {
         assert_eq!(Message::of(&message(1, 148)), Some(Message::Initiation));
         assert_eq!(Message::of(&message(2, 92)), Some(Message::Response));
-        assert_eq!(Message::of(&message(3, 64)), Some(Message::Cookie));
+        assert_eq!(
+            Message::of(&message(3, 64)),
+            Some(Message::Cookie { receiver: 0 })
+        );
         assert_eq!(
             Message::of(&message(4, 32)),
             Some(Message::Data {

@@ -195,7 +195,7 @@ impl Simulated {
         match (Message::of(message), message.len()) {
             (Some(Message::Initiation), INITIATION_LEN) => self.handle_initiation(message),
             (Some(Message::Response), RESPONSE_LEN) => self.handle_response(message),
-            (Some(Message::Cookie), COOKIE_LEN) => Err(HandshakeError::Unexpected),
+            (Some(Message::Cookie { .. }), COOKIE_LEN) => Err(HandshakeError::Unexpected),
             _ => Err(HandshakeError::NotHandshake),
         }
     }

@@ -34,9 +34,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use boringtun::noise::errors::WireGuardError;
-use boringtun::noise::handshake::parse_handshake_anon;
 use boringtun::noise::rate_limiter::RateLimiter;
-use boringtun::noise::{Packet, Tunn, TunnResult};
+use boringtun::noise::{Tunn, TunnResult};
 
 use crate::device::HandshakeError;
 use crate::key::{PresharedKey, PrivateKey, PublicKey};
@@ -105,23 +104,6 @@ impl Factory {
                 index,
                 seed,
             ))),
-        }
-    }
-
-    /// Whose initiation this is, before any state is touched. The caller has checked type, length and first MAC.
-    pub(crate) fn initiator(&self, initiation: &[u8]) -> Option<[u8; 32]> {
-        match self {
-            Self::Boringtun { key, .. } => {
-                let Ok(Packet::HandshakeInit(packet)) = Tunn::parse_incoming_packet(initiation)
-                else {
-                    return None;
-                };
-                let half =
-                    parse_handshake_anon(key.secret(), &key.secret().into(), &packet).ok()?;
-                Some(half.peer_static_public)
-            }
-            #[cfg(feature = "_sim")]
-            Self::Simulated { .. } => Simulated::initiator(initiation),
         }
     }
 }

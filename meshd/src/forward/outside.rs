@@ -10,7 +10,9 @@ use std::{
 };
 
 use crossbeam_channel::{Sender, TrySendError};
-use wireguard::{Endpoint, Mac1, Message, OpenError, Opened, Session, Verdict};
+use wireguard::{
+    Endpoint, Gate, Load, Message, OpenError, Opened, Passage, Session, Transmit, Verdict,
+};
 
 use super::{
     Handshake, Notice, Outbox, Shared, Unheard,
@@ -35,12 +37,15 @@ const MESSAGES: usize = 16;
 /// Decrypted packets are collected up to this many bytes before they are delivered; one more received message always fits.
 const ARENA: usize = 4 << 16;
 
+/// When this part of the queue of handshakes is full, senders have to prove their addresses (kernel module).
+const HEAVY_PART: usize = 8;
+
 /// The thread that carries datagrams from the sockets to the TUN device.
 #[derive(Debug)]
 pub struct Outside {
     shared: Shared,
     handshakes: Sender<Handshake>,
-    mac1: Mac1,
+    gate: Gate,
     opener: Opener,
 }
 
@@ -68,8 +73,8 @@ struct Decrypted {
 }
 
 impl Outside {
-    /// A carrier that has carried nothing yet. `mac1` verifies what is addressed to our key.
-    pub fn new(shared: Shared, handshakes: Sender<Handshake>, mac1: Mac1) -> Self {
+    /// A carrier that has carried nothing yet. Only handshake messages that pass `gate` get into the queue `handshakes`.
+    pub fn new(shared: Shared, handshakes: Sender<Handshake>, gate: Gate) -> Self {
         let opener = Opener {
             arena: vec![0; ARENA].into_boxed_slice(),
             used: 0,
@@ -83,7 +88,7 @@ impl Outside {
         Self {
             shared,
             handshakes,
-            mac1,
+            gate,
             opener,
         }
     }
@@ -148,12 +153,16 @@ impl Outside {
         while let Some(datagram) = datagrams.next() {
             let receiver = match Message::of(datagram) {
                 Some(Message::Data { receiver, .. }) => receiver,
-                Some(Message::Initiation | Message::Response) if !self.mac1.verify(datagram) => {
-                    self.shared.discards.discard(Reason::BadMac1, 1);
+                Some(Message::Initiation | Message::Response) => {
+                    self.judge(from, datagram, now);
                     continue;
                 }
-                Some(Message::Initiation | Message::Response | Message::Cookie) => {
-                    self.hand_over(from, datagram);
+                Some(Message::Cookie { receiver }) => {
+                    if fib.receiver(receiver).is_some() {
+                        self.hand_over(from, datagram);
+                    } else {
+                        self.shared.discards.discard(Reason::UnknownReceiver, 1);
+                    }
                     continue;
                 }
                 None => {
@@ -172,6 +181,26 @@ impl Outside {
         }
     }
 
+    /// Lets a handshake message pass, or answers or discards it at once.
+    fn judge(&mut self, from: Endpoint, datagram: &[u8], now: Instant) {
+        let many = self.handshakes.capacity().unwrap_or(usize::MAX) / HEAVY_PART;
+        let load = if self.handshakes.len() < many {
+            Load::Light
+        } else {
+            Load::Heavy
+        };
+        let reason = match self.gate.judge(datagram, from.remote, load, now) {
+            Passage::Pass => return self.hand_over(from, datagram),
+            Passage::Prove(reply) => {
+                self.opener.reply(from, &reply, &self.shared, now);
+                Reason::AddressUnproven
+            }
+            Passage::Mac1 => Reason::BadMac1,
+            Passage::Limited => Reason::SourceLimit,
+        };
+        self.shared.discards.discard(reason, 1);
+    }
+
     fn hand_over(&self, from: Endpoint, datagram: &[u8]) {
         let Some(handshake) = Handshake::new(from, datagram) else {
             return self.shared.discards.discard(Reason::NotWireguard, 1);
@@ -185,6 +214,18 @@ impl Outside {
 }
 
 impl Opener {
+    /// Sends a datagram back where one came from.
+    fn reply(&mut self, to: Endpoint, reply: &[u8], shared: &Shared, now: Instant) {
+        if !self.outbox.has_room() {
+            self.outbox.flush(&shared.sockets, &shared.discards, now);
+        }
+        let transmit = Transmit {
+            endpoint: to,
+            payload: reply.to_vec(),
+        };
+        self.outbox.transmit(&transmit, &shared.discards);
+    }
+
     /// Opens a run of datagrams of one session into the arena, which has room for them.
     fn open<'a>(
         &mut self,

@@ -297,7 +297,8 @@ impl Node {
             Some((std::sync::Arc::clone(session), entry.allowed.clone()))
         });
         let node = self.identity.node();
-        let fib = Fib::new(node.address(), node.prefix(), self.pings.token, sessions);
+        let fib = Fib::new(node.address(), node.prefix(), self.pings.token, sessions)
+            .admitting(self.admission);
         self.outputs.push_back(Output::Publish(fib));
     }
 

@@ -9,13 +9,18 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, bail, ensure};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use blake2::digest::consts::U16;
+use blake2::digest::{Digest as _, FixedOutput as _, KeyInit, Mac as _};
+use blake2::{Blake2s256, Blake2sMac};
 use netns_tests::wait::{millis, pace, secs};
 use netns_tests::{abuse, abuse_admin};
 use serde_json::{Value, json};
 
 const USAGE: &str = "usage: netns-probe udp-echo ADDR [KNOCK] | udp-sizes ADDR FIRST LAST | udp-sink ADDR | udp-source ADDR COUNT PER_SECOND SIZE
        | tcp-serve ADDR | tcp-send ADDR STREAMS BYTES PER_SECOND(0: no limit) | http-serve ADDR BYTES | http-get ADDR
-       | nat-serve IP IP | nat-probe IP IP | nat-late IP MS
+       | initiations ADDR KEY COUNT PER_SECOND | nat-serve IP IP | nat-probe IP IP | nat-late IP MS
        | abuse-datagrams ADDR FIRST LAST PER_SECOND | abuse-trains ADDR | abuse-replay ADDR CAPTURE ROUNDS
        | abuse-inner INTERFACE SOURCE NODE LEAF PORT ROUNDS | abuse-honest SOURCE ADDR
        | abuse-admin-frames SOCKET COUNT | abuse-admin-hold SOCKET CLIENTS SECONDS";
@@ -46,6 +51,9 @@ fn main() -> Result<()> {
             rate.parse()?,
             size.parse()?,
         ),
+        ["initiations", target, key, count, rate] => {
+            initiations(target.parse()?, key, count.parse()?, rate.parse()?)
+        }
         ["tcp-serve", listen] => tcp_serve(listen.parse()?),
         ["tcp-send", target, streams, bytes, rate] => tcp_send(
             target.parse()?,
@@ -277,6 +285,34 @@ fn udp_source(target: SocketAddr, count: u32, per_second: u32, size: usize) -> R
         buffer[..4].copy_from_slice(&number.to_be_bytes());
         buffer[4..12].copy_from_slice(&wall_clock_ns()?.to_be_bytes());
         socket.send(&buffer)?;
+    }
+    println!("{}", json!({ "sent": count }));
+    Ok(())
+}
+
+/// Handshake initiations to the holder of a key, as anybody can write them who knows it, from 65,000 addresses in 10.200.0.0/16 that
+/// are all ours.
+fn initiations(target: SocketAddr, key: &str, count: u32, per_second: u32) -> Result<()> {
+    ensure!(per_second > 0, "at least one per second");
+    let key = Blake2s256::new()
+        .chain_update(b"mac1----")
+        .chain_update(BASE64.decode(key)?)
+        .finalize();
+    let mac1 = <Blake2sMac<U16> as KeyInit>::new_from_slice(&key)?;
+    let mut content = Content::new(1);
+    ready()?;
+    let start = Instant::now();
+    for number in 0..count {
+        pace(start + secs(1) * number / per_second);
+        let mut message = content.next(148).to_vec();
+        message[..4].copy_from_slice(&[1, 0, 0, 0]);
+        // Below 2^255 - 19.
+        message[39] &= 0x3f;
+        let mac = mac1.clone().chain_update(&message[..116]).finalize_fixed();
+        message[116..132].copy_from_slice(&mac);
+        let [high, low] = u16::try_from(number % 65_000)?.to_be_bytes();
+        let socket = UdpSocket::bind(SocketAddr::from(([10, 200, high, low], 0)))?;
+        socket.send_to(&message, target)?;
     }
     println!("{}", json!({ "sent": count }));
     Ok(())
