@@ -20,9 +20,11 @@ use wireguard::PublicKey;
 
 use crate::{
     admin::{
-        self, ErrorBody, ErrorCode,
+        self, ErrorBody, ErrorCode, WarningCode,
         server::{AdminSocket, BindError, refusal},
     },
+    alerts::Alerts,
+    clock_watch::{self, ClockWatch, Reading},
     config::{self, HostPort, Settings, Source},
     discard::Discards,
     driver::{self, NodeHandle, Request},
@@ -31,6 +33,7 @@ use crate::{
     identity::{Identity, NodeId},
     io::{
         clock::Clock,
+        hardening,
         netlink::{self, Netlink, NetlinkError},
         tun::{self, Tun},
         udp::{self, UdpSocket},
@@ -49,6 +52,8 @@ const REMEMBER: Duration = Duration::from_secs(30);
 const REMEMBER_AGAIN: Duration = Duration::from_secs(300);
 /// A name server has this long to answer.
 const RESOLVE: Duration = Duration::from_secs(10);
+/// How long `status` tells that the wall clock was set.
+const CLOCK_JUMP_SHOWN: Duration = Duration::from_secs(3600);
 /// Addresses taken of one name.
 const MAX_ADDRESSES: usize = 8;
 
@@ -99,9 +104,33 @@ pub struct Control {
     port: u16,
     netlink: Netlink,
     telemetry: Telemetry,
+    alerts: Arc<Alerts>,
+    clock: Clock,
 }
 
 impl Control {
+    /// Everything that `meshd status` shows.
+    ///
+    /// # Errors
+    /// The node loop does not answer.
+    pub async fn status(&self) -> Result<admin::Status, ErrorBody> {
+        let mut status = self
+            .node
+            .call(|node_loop, now| node_loop.node.status(now))
+            .await?;
+        status
+            .warnings
+            .extend(self.alerts.warnings(self.clock.now()));
+        Ok(status)
+    }
+
+    /// Writes a state file, and lets `status` say whether that works.
+    fn write<T: state::Record>(&self, record: &T) -> Result<(), StateError> {
+        let written = self.state.write(record);
+        note_write(&self.alerts, &written);
+        written
+    }
+
     /// Reads the configuration again and adopts what can change while running. One at a time.
     ///
     /// # Errors
@@ -161,7 +190,7 @@ impl Control {
                 Ok::<_, crate::node::CommandError>((address, node_loop.node.added_devices()))
             })
             .await??;
-        if let Err(error) = self.state.write(&Stock { devices }) {
+        if let Err(error) = self.write(&Stock { devices }) {
             let own_name = name.to_owned();
             self.node
                 .call(move |node_loop, _| node_loop.node.remove_device(&own_name))
@@ -185,7 +214,7 @@ impl Control {
                 Ok::<_, crate::node::CommandError>(node_loop.node.added_devices())
             })
             .await??;
-        self.state.write(&Stock { devices }).map_err(not_remembered)
+        self.write(&Stock { devices }).map_err(not_remembered)
     }
 
     /// The UDP port of the WireGuard sockets.
@@ -225,7 +254,7 @@ impl Control {
         if !last.is_outdated_by(&record) {
             return;
         }
-        match self.state.write(&record) {
+        match self.write(&record) {
             Ok(()) => last.0 = record,
             Err(error) => {
                 warn!(error = %format!("{:#}", anyhow::Error::new(error)), "Peers not remembered");
@@ -257,6 +286,43 @@ fn not_remembered(error: StateError) -> ErrorBody {
         &format!("cannot write it down: {text}"),
         "df -h; then try again",
     )
+}
+
+/// Remembers whether the state directory can be written.
+fn note_write(alerts: &Alerts, written: &Result<(), StateError>) {
+    match written {
+        Ok(()) => alerts.clear(WarningCode::StateReadonly),
+        Err(error) => alerts.raise(WarningCode::StateReadonly, chain(error)),
+    }
+}
+
+/// An error with everything that caused it.
+fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(": ")
+}
+
+/// A state file that the node can do without; one that cannot be understood is set aside.
+fn read_or_set_aside<T: state::Record>(
+    state: &StateDir,
+    alerts: &Alerts,
+) -> Result<Option<T>, StateError> {
+    match state.read() {
+        Err(error @ StateError::Damaged { .. }) => {
+            let aside = match state.set_aside::<T>() {
+                Ok(path) => format!("set aside as {}", path.display()),
+                Err(error) => format!("it stays where it is: {}", chain(&error)),
+            };
+            let text = format!("{}; {aside}", chain(&error));
+            warn!("{text}");
+            alerts.raise(WarningCode::StateDamaged, text);
+            Ok(None)
+        }
+        read => read,
+    }
 }
 
 /// Seconds since 1970; 0 for a clock before that.
@@ -316,7 +382,8 @@ async fn live(launch: Launch) -> Result<(), RunError> {
             source,
         },
     )?;
-    let (sockets, port) = bind(&settings.listen, &state)?;
+    let alerts = Arc::new(Alerts::default());
+    let (sockets, port) = bind(&settings.listen, &state, &alerts)?;
     let tun = Tun::open(&settings.interface.name)?;
     let netlink = Netlink::new()?;
     let interface = tun.index();
@@ -332,7 +399,7 @@ async fn live(launch: Launch) -> Result<(), RunError> {
     }
 
     let clock = Clock::new();
-    let (fresh, discards) = fresh(&state, identity)?;
+    let (fresh, discards) = fresh(&state, identity, &alerts)?;
     let empty = Fib::new(node.address(), node.prefix(), fresh.token, []);
     let (notices_in, notices) = crossbeam_channel::bounded(driver::NOTICES);
     let shared = Shared {
@@ -344,6 +411,7 @@ async fn live(launch: Launch) -> Result<(), RunError> {
         notices: notices_in,
         mtu: usize::from(settings.interface.mtu),
     };
+    confine(&settings, &source, &state, &alerts);
     let (ended, mut endings) = mpsc::channel(4);
     let (requests, names) = mpsc::channel(driver::REQUESTS);
     let threads = driver::start(&settings, fresh, shared, notices, requests, &ended)
@@ -359,12 +427,15 @@ async fn live(launch: Launch) -> Result<(), RunError> {
         port,
         netlink,
         telemetry,
+        alerts,
+        clock,
     });
     let mut remembered = Remembered::default();
     let result = tokio::select! {
         () = admin.serve(Arc::clone(&control)) => Err(RunError::Ended("the admin socket has closed".to_owned())),
         () = resolve(names, control.node.clone()) => Err(RunError::Ended("the resolver has ended".to_owned())),
         error = watch_network(interface, control.node.clone()) => Err(error),
+        () = watch_clocks(&control) => Err(RunError::Ended("the clock has ended".to_owned())),
         () = remember(&control, &mut remembered) => Err(RunError::Ended("the clock has ended".to_owned())),
         () = signals.until_stopped(&control) => Ok(()),
         Some(thread) = endings.recv() => Err(RunError::Ended(thread)),
@@ -377,6 +448,28 @@ async fn live(launch: Launch) -> Result<(), RunError> {
     result
 }
 
+/// Gives up what the running daemon does not need. What the kernel cannot take is shown in `status`.
+fn confine(settings: &Settings, source: &Source, state: &StateDir, alerts: &Alerts) {
+    let parent = |path: &std::path::Path| path.parent().map(PathBuf::from);
+    let needs = hardening::Needs {
+        readable: parent(&source.path).into_iter().collect(),
+        writable: parent(&settings.api.socket)
+            .into_iter()
+            .chain([state.path().to_owned()])
+            .collect(),
+        listen: Vec::new(),
+    };
+    let missing: Vec<String> = hardening::confine(&needs)
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    if !missing.is_empty() {
+        let text = format!("the daemon is not confined by {}", missing.join("; "));
+        warn!("{text}");
+        alerts.raise(WarningCode::NoSandbox, text);
+    }
+}
+
 /// Removes what outlives the interface.
 async fn take_down(netlink: &Netlink) {
     if let Err(error) = netlink.remove().await {
@@ -385,12 +478,29 @@ async fn take_down(netlink: &Netlink) {
 }
 
 /// What the node starts with.
-fn fresh(state: &StateDir, identity: Identity) -> Result<(Fresh, Arc<Discards>), RunError> {
+fn fresh(
+    state: &StateDir,
+    identity: Identity,
+    alerts: &Alerts,
+) -> Result<(Fresh, Arc<Discards>), RunError> {
     let discards = Arc::new(Discards::default());
     let (mut seed, mut token) = ([0; 8], [0; 8]);
     getrandom::fill(&mut seed).map_err(RunError::Random)?;
     getrandom::fill(&mut token).map_err(RunError::Random)?;
     let now = unix_time();
+    let known = read_or_set_aside::<state::Peers>(state, alerts)?
+        .unwrap_or_default()
+        .peers;
+    if let Some(latest) = known.iter().map(|peer| peer.seen).max()
+        && latest > now
+    {
+        let text = format!(
+            "the wall clock is {} s behind the time when a peer was last seen",
+            latest - now
+        );
+        warn!("{text}");
+        alerts.raise(WarningCode::ClockJump, text);
+    }
     let seen = |peer: PeerSeen| {
         let age = Duration::from_secs(now.saturating_sub(peer.seen));
         (
@@ -404,13 +514,7 @@ fn fresh(state: &StateDir, identity: Identity) -> Result<(Fresh, Arc<Discards>),
     let fresh = Fresh {
         identity,
         added: state.read::<Stock>()?.unwrap_or_default().devices,
-        seen: state
-            .read::<state::Peers>()?
-            .unwrap_or_default()
-            .peers
-            .into_iter()
-            .map(seen)
-            .collect(),
+        seen: known.into_iter().map(seen).collect(),
         seed: u64::from_ne_bytes(seed),
         token,
         discards: Arc::clone(&discards),
@@ -419,8 +523,12 @@ fn fresh(state: &StateDir, identity: Identity) -> Result<(Fresh, Arc<Discards>),
 }
 
 /// Opens the WireGuard sockets. Addresses with port 0 share one random port, which is remembered.
-fn bind(listen: &[SocketAddr], state: &StateDir) -> Result<(Vec<UdpSocket>, u16), RunError> {
-    let remembered = state.read::<Port>()?.map(|port| port.port);
+fn bind(
+    listen: &[SocketAddr],
+    state: &StateDir,
+    alerts: &Alerts,
+) -> Result<(Vec<UdpSocket>, u16), RunError> {
+    let remembered = read_or_set_aside::<Port>(state, alerts)?.map(|port| port.port);
     if let Some(port) = remembered {
         match bind_all(listen, port) {
             Ok(bound) => return Ok(bound),
@@ -440,7 +548,12 @@ fn bind(listen: &[SocketAddr], state: &StateDir) -> Result<(Vec<UdpSocket>, u16)
         None => bind_all(listen, 0)?,
     };
     if listen.iter().any(|address| address.port() == 0) {
-        state.write(&Port { port })?;
+        // Without it the next start has another port, which peers find out; without a start they find nothing.
+        let written = state.write(&Port { port });
+        if let Err(error) = &written {
+            warn!(error = chain(error), "Port not remembered");
+        }
+        note_write(alerts, &written);
     }
     Ok((sockets, port))
 }
@@ -530,6 +643,52 @@ async fn remember(control: &Control, last: &mut Remembered) {
     loop {
         ticks.tick().await;
         control.remember(last).await;
+    }
+}
+
+/// Renews sessions after a pause that the node loop would sleep through: its own timers stand still while the machine sleeps. Says in
+/// `status` when the wall clock is set.
+async fn watch_clocks(control: &Control) {
+    let reading = || Reading {
+        own: control.clock.now(),
+        wall_ms: wall_ms(),
+    };
+    let mut watch = ClockWatch::new(reading());
+    let mut ticks = interval(clock_watch::INTERVAL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let reading = reading();
+        let noticed = watch.handle_reading(reading);
+        if let Some(set_by) = noticed.set_by_ms {
+            let text = format!(
+                "the wall clock was {} while the daemon ran",
+                clock_watch::in_words(set_by)
+            );
+            warn!("{text}");
+            let until = reading.own + CLOCK_JUMP_SHOWN;
+            control
+                .alerts
+                .raise_until(WarningCode::ClockJump, text, until);
+        }
+        if noticed.slept {
+            let resumed = control
+                .node
+                .call(|node_loop, now| node_loop.handle_resume(now))
+                .await;
+            if resumed.is_err() {
+                debug!("Node loop is too busy to be told of a pause");
+            }
+        }
+    }
+}
+
+/// The wall clock, in milliseconds since 1970; negative before.
+fn wall_ms() -> i64 {
+    let clamp = |span: Duration| i64::try_from(span.as_millis()).unwrap_or(i64::MAX);
+    match SystemTime::now().duration_since(SystemTime::UNIX_EPOCH) {
+        Ok(since) => clamp(since),
+        Err(before) => -clamp(before.duration()),
     }
 }
 

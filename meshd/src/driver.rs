@@ -255,6 +255,12 @@ impl NodeLoop {
         self.node.handle_network_change(now);
     }
 
+    /// Time went by without us.
+    pub fn handle_resume(&mut self, now: Instant) {
+        self.shared.sockets.note_change();
+        self.node.handle_resume(now);
+    }
+
     fn run(mut self) {
         let mut outbox = Outbox::default();
         loop {
@@ -269,6 +275,10 @@ impl NodeLoop {
     /// One turn of inputs, the important ones first; returns how many there were.
     fn take_turn(&mut self) -> usize {
         let mut took = 0;
+        let now = self.shared.clock.now();
+        if self.node.has_slept(now) {
+            self.handle_resume(now);
+        }
         for notice in self
             .notices
             .try_iter()

@@ -241,17 +241,32 @@ impl Warning {
 }
 
 /// The codes of warnings. On the wire they are text, so that a client shows codes it does not know.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum WarningCode {
     /// The configuration asks for something that this version cannot do.
     NotYet,
     /// A peer can only be reached by a way that this version does not have.
     NoEndpoint,
+    /// The kernel does not confine the daemon as it should be.
+    NoSandbox,
+    /// The wall clock was set while the daemon ran, or between two runs.
+    ClockJump,
+    /// The state directory cannot be written.
+    StateReadonly,
+    /// A state file could not be understood and was set aside.
+    StateDamaged,
 }
 
 impl WarningCode {
     /// Every code.
-    pub const ALL: [Self; 2] = [Self::NotYet, Self::NoEndpoint];
+    pub const ALL: [Self; 6] = [
+        Self::NotYet,
+        Self::NoEndpoint,
+        Self::NoSandbox,
+        Self::ClockJump,
+        Self::StateReadonly,
+        Self::StateDamaged,
+    ];
 
     /// What `meshd help CODE` prints: what it means, and what to do.
     #[must_use]
@@ -266,6 +281,33 @@ impl WarningCode {
                  WireGuard port is. If the peer knows where this node is, it will connect, and everything works.\n\
                  To do: add endpoint = \"host:port\" to its [[peers]] entry."
             }
+            Self::NoSandbox => {
+                "After its start the daemon takes from itself what it does not need, so that somebody who takes it over \
+                 gets little: Landlock hides files and TCP ports, seccomp forbids system calls. This kernel lacks what \
+                 is named, or a container forbids its use. Everything works, with one wall less.\n\
+                 To do: a kernel of 6.12 or later with landlock among the security modules \
+                 (cat /sys/kernel/security/lsm); in a container, a seccomp profile that allows landlock_* and seccomp."
+            }
+            Self::ClockJump => {
+                "The machine's wall clock was set while the daemon ran, or it is behind the time of the last run. \
+                 Sessions do not depend on it and go on. But a handshake carries the time, and peers refuse one that is \
+                 older than the last they saw: after a restart with a clock that was set back, peers that this node \
+                 has to call may refuse it until the clock has caught up or they restart.\n\
+                 To do: timedatectl    (is the time right, and is it synchronized?)"
+            }
+            Self::StateReadonly => {
+                "A file of the state directory could not be written: the disk is full, or the file system is read-only. \
+                 Tunnels are not affected. Where peers were last seen is not remembered over a restart, and \
+                 `meshd wg add` and `meshd wg remove` fail.\n\
+                 To do: df -h /var/lib/meshd; findmnt -T /var/lib/meshd    (the warning goes when a write succeeds)"
+            }
+            Self::StateDamaged => {
+                "A file of the state directory could not be understood, perhaps after a power failure or a full disk. It \
+                 was set aside with .damaged behind its name, and the daemon went on without it: a random WireGuard port \
+                 is drawn anew, and where peers were last seen is forgotten. The identity and the devices of `meshd wg \
+                 add` are never given up like that.\n\
+                 To do: check the disk, and remove the .damaged file."
+            }
         }
     }
 }
@@ -275,6 +317,10 @@ impl fmt::Display for WarningCode {
         f.pad(match self {
             Self::NotYet => "NOT-YET",
             Self::NoEndpoint => "NO-ENDPOINT",
+            Self::NoSandbox => "NO-SANDBOX",
+            Self::ClockJump => "CLOCK-JUMP",
+            Self::StateReadonly => "STATE-READONLY",
+            Self::StateDamaged => "STATE-DAMAGED",
         })
     }
 }

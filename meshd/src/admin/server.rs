@@ -227,12 +227,7 @@ async fn route(
     }
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     match (&method, path.as_str()) {
-        (&Method::GET, "/v1/status") => Ok(document(
-            control
-                .node
-                .call(|node_loop, now| node_loop.node.status(now))
-                .await?,
-        )),
+        (&Method::GET, "/v1/status") => control.status().await.map(document),
         (&Method::GET, "/v1/peers") => Ok(document(Peers {
             peers: control
                 .node

@@ -257,6 +257,10 @@ pub(super) fn exit_of(error: &io::Error, otherwise: Exit) -> Exit {
 
 impl From<RunError> for Failure {
     fn from(error: RunError) -> Self {
+        let error = match error {
+            RunError::State(error) => return error.into(),
+            error => error,
+        };
         let (exit, next) = match &error {
             RunError::Listen(BindError {
                 source, address, ..

@@ -4,12 +4,14 @@
 //!  tun ── read ──► offload::split ──► packets ─► (seal) ─► udp::send      one read = up to 64 KB = one GSO send
 //!  udp ── recv ──► segments ─► (open) ─► offload::Coalescer ──► tun::write  gathered, not copied
 //!  poll, wake, clock: how a packet thread waits, is stopped, and tells the time
+//!  hardening: what a daemon that has been taken over may still do
 //!  netlink: addresses, routes and rules of the overlay; changes of the underlay
 //! ```
 //! Nothing here knows WireGuard, Babel or a peer: what comes in and goes out are bytes and socket addresses.
 #![allow(unsafe_code, reason = "system calls live here and nowhere else")]
 
 pub mod clock;
+pub mod hardening;
 pub mod netlink;
 pub mod offload;
 pub mod peer_credentials;
