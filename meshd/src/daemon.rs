@@ -10,7 +10,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use tokio::{
-    net::lookup_host,
+    net::{TcpListener, lookup_host},
     signal::unix::{SignalKind, signal},
     sync::{Mutex, mpsc},
     time::{MissedTickBehavior, interval},
@@ -38,6 +38,7 @@ use crate::{
         tun::{self, Tun},
         udp::{self, UdpSocket},
     },
+    metrics,
     node::{Fresh, Seen},
     state::{self, PeerSeen, Port, StateDir, StateError, StateLock, Stock},
     telemetry::Telemetry,
@@ -84,6 +85,15 @@ pub enum RunError {
     /// Threads, signals or the runtime.
     #[error("cannot start")]
     Start(#[source] io::Error),
+    /// The address of `[metrics]`.
+    #[error("cannot listen for scrapers on {address}")]
+    Metrics {
+        /// Where.
+        address: SocketAddr,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
     /// No random numbers.
     #[error("the system gives no random numbers")]
     Random(#[source] getrandom::Error),
@@ -215,6 +225,12 @@ impl Control {
             })
             .await??;
         self.write(&Stock { devices }).map_err(not_remembered)
+    }
+
+    /// Changes the level of the log until the next reload or start.
+    pub fn set_log_level(&self, level: config::LogLevel) {
+        self.telemetry.set_level(level);
+        info!(?level, "Log level set");
     }
 
     /// The UDP port of the WireGuard sockets.
@@ -382,6 +398,14 @@ async fn live(launch: Launch) -> Result<(), RunError> {
             source,
         },
     )?;
+    let scrapers = match settings.metrics {
+        Some(address) => Some(
+            TcpListener::bind(address)
+                .await
+                .map_err(|source| RunError::Metrics { address, source })?,
+        ),
+        None => None,
+    };
     let alerts = Arc::new(Alerts::default());
     let (sockets, port) = bind(&settings.listen, &state, &alerts)?;
     let tun = Tun::open(&settings.interface.name)?;
@@ -435,6 +459,7 @@ async fn live(launch: Launch) -> Result<(), RunError> {
         () = admin.serve(Arc::clone(&control)) => Err(RunError::Ended("the admin socket has closed".to_owned())),
         () = resolve(names, control.node.clone()) => Err(RunError::Ended("the resolver has ended".to_owned())),
         error = watch_network(interface, control.node.clone()) => Err(error),
+        () = metrics::serve(scrapers, Arc::clone(&control)) => Err(RunError::Ended("the metrics server has ended".to_owned())),
         () = watch_clocks(&control) => Err(RunError::Ended("the clock has ended".to_owned())),
         () = remember(&control, &mut remembered) => Err(RunError::Ended("the clock has ended".to_owned())),
         () = signals.until_stopped(&control) => Ok(()),

@@ -16,6 +16,7 @@ pub mod held;
 pub mod icmp;
 pub mod identity;
 pub mod io;
+pub mod metrics;
 pub mod node;
 pub mod packet;
 pub mod state;

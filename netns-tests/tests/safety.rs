@@ -235,6 +235,51 @@ fn damaged_files_are_set_aside_or_refused_and_the_identity_stays() {
     );
 }
 
+#[test]
+fn metrics_are_for_this_machine_and_the_log_level_changes_while_it_runs() {
+    let lab = Lab::new("metrics");
+    let host = lab.host("a");
+    let identity = lab.identity();
+    let settings = Settings::new(&identity)
+        .log_level("info")
+        .table("[metrics]\nlisten = \"127.0.0.1:9586\"\n");
+    let daemon = host.meshd(settings);
+    let ask = |options: &str| {
+        host.run(&format!(
+            "curl -s -w %{{http_code}} {options} http://127.0.0.1:9586/metrics"
+        ))
+    };
+    let answer = ask("");
+    assert!(
+        answer.contains("meshd_build_info{version=") && answer.ends_with("200"),
+        "{answer}"
+    );
+    assert!(
+        answer.contains("# TYPE meshd_uptime_seconds gauge"),
+        "{answer}"
+    );
+    assert_eq!(ask("-H Origin:http://evil.example"), "403");
+    assert_eq!(ask("-H Host:evil.example"), "403");
+    assert_eq!(ask("-X POST"), "405");
+    let printed = daemon
+        .command("metrics")
+        .and_then(netns_tests::process::Output::success);
+    assert!(printed.unwrap().contains("meshd_build_info{version="));
+    assert_eq!(daemon.json("metrics")["schema"], "meshd.metrics/1");
+
+    assert_eq!(daemon.json("log error")["level"], "error");
+    let before = daemon.log().len();
+    daemon.reload();
+    wait_until(secs(5), "a reload takes the level of the file", || {
+        assert_eq!(daemon.json("log info")["level"], "info");
+        if daemon.log().len() > before {
+            Ok(())
+        } else {
+            Err("nothing logged")
+        }
+    });
+}
+
 fn set_mode(path: &std::path::Path, mode: u32) {
     use std::os::unix::fs::PermissionsExt;
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();

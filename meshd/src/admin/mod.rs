@@ -6,6 +6,7 @@
 //! | `GET /v1/peers` | | [`Peers`] |
 //! | `POST /v1/ping` | [`PingRequest`] | [`PingAnswer`] |
 //! | `POST /v1/reload` | | [`Reload`] |
+//! | `POST /v1/log` | [`Log`] | [`Log`] |
 //! | `POST /v1/wait` | [`WaitRequest`] | [`Wait`] |
 //! | `GET /v1/wg` | | [`Devices`] |
 //! | `POST /v1/wg` | [`AddDevice`] | [`DeviceAdded`] |
@@ -25,6 +26,8 @@ use ipnetwork::Ipv6Network;
 use serde::de::{self, DeserializeOwned};
 use serde::{Deserialize, Deserializer, Serialize};
 use wireguard::PublicKey;
+
+use crate::config::LogLevel;
 
 /// Header of every request and every answer; its value is [`VERSION`] in decimal.
 pub const VERSION_HEADER: &str = "meshd-api";
@@ -404,6 +407,17 @@ pub struct Reload {
 
 impl Schema for Reload {
     const SCHEMA: &'static str = "meshd.reload/1";
+}
+
+/// The level of the log, wanted or in effect: until the next reload or start, which take it from the configuration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Log {
+    /// The least important event that is logged.
+    pub level: LogLevel,
+}
+
+impl Schema for Log {
+    const SCHEMA: &'static str = "meshd.log/1";
 }
 
 /// Asks for an answer when something is the case; without `peer` and `route`: when the daemon is ready.

@@ -21,7 +21,7 @@ use tokio::{
 use tracing::{debug, warn};
 
 use super::{
-    AddDevice, DeviceAdded, DeviceRemoved, Devices, Document, ErrorBody, ErrorCode,
+    AddDevice, DeviceAdded, DeviceRemoved, Devices, Document, ErrorBody, ErrorCode, Log,
     MAX_PING_TIMEOUT_MS, MAX_WAIT_S, Peers, PingAnswer, PingReply, PingRequest, Schema, VERSION,
     VERSION_HEADER, Wait, WaitRequest,
 };
@@ -237,6 +237,11 @@ async fn route(
         (&Method::POST, "/v1/ping") => ping(control, body(request).await?).await.map(document),
         (&Method::POST, "/v1/wait") => wait(control, body(request).await?).await.map(document),
         (&Method::POST, "/v1/reload") => control.reload().await.map(document),
+        (&Method::POST, "/v1/log") => {
+            let log: Log = body(request).await?;
+            control.set_log_level(log.level);
+            Ok(document(log))
+        }
         (&Method::GET, "/v1/wg") => Ok(document(Devices {
             devices: control
                 .node

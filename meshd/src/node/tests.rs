@@ -82,7 +82,7 @@ impl Host {
     fn session(&self, destination: Ipv6Addr) -> &Arc<Session> {
         match self.fib().lookup(destination) {
             Lookup::Session(session) => session,
-            other => panic!("{other:?}"),
+            other @ (Lookup::Host | Lookup::Unknown | Lookup::NotOverlay) => panic!("{other:?}"),
         }
     }
 
