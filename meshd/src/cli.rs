@@ -7,7 +7,7 @@ use clap_complete::Shell;
 use ipnetwork::Ipv6Network;
 use wireguard::PublicKey;
 
-use crate::config::HostPort;
+use crate::config::{HostPort, LogLevel};
 
 /// Encrypted IPv6 overlay between machines anywhere, over WireGuard, without a coordinator.
 #[derive(Debug, Parser)]
@@ -77,6 +77,13 @@ pub enum Verb {
         count: Option<u32>,
         /// Name of a peer, or an overlay address
         target: String,
+    },
+    /// Print what the daemon measures, as Prometheus reads it
+    Metrics,
+    /// Log more or less, until the next reload or start
+    Log {
+        /// The least important event to log
+        level: LogLevel,
     },
     /// Phones, routers and others that speak plain WireGuard
     #[command(subcommand)]

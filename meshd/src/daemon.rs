@@ -11,7 +11,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use tokio::{
-    net::lookup_host,
+    net::{TcpListener, lookup_host},
     signal::unix::{SignalKind, signal},
     sync::{Mutex, mpsc},
     time::{MissedTickBehavior, interval},
@@ -24,6 +24,8 @@ use crate::{
         self, ErrorBody, ErrorCode, WarningCode,
         server::{AdminSocket, BindError, refusal},
     },
+    alerts::Alerts,
+    clock_watch::{self, ClockWatch, Reading},
     config::{self, HostPort, Settings, Source},
     discard::Discards,
     driver::{self, NodeHandle, Request, Vitals},
@@ -32,12 +34,13 @@ use crate::{
     identity::{Identity, NodeId},
     io::{
         clock::Clock,
+        hardening,
         netlink::{self, Netlink, NetlinkError},
         nft::Guard,
         tun::{self, Tun},
         udp::{self, UdpSocket},
     },
-    journal,
+    journal, metrics,
     node::{Fresh, Seen},
     notify::Notifier,
     state::{self, PeerSeen, Port, StateDir, StateError, StateLock, Stock},
@@ -53,6 +56,8 @@ const REMEMBER: Duration = Duration::from_secs(30);
 const REMEMBER_AGAIN: Duration = Duration::from_secs(300);
 /// A name server has this long to answer.
 const RESOLVE: Duration = Duration::from_secs(10);
+/// How long `status` tells that the wall clock was set.
+const CLOCK_JUMP_SHOWN: Duration = Duration::from_secs(3600);
 /// Addresses taken of one name.
 const MAX_ADDRESSES: usize = 8;
 
@@ -83,6 +88,15 @@ pub enum RunError {
     /// Threads, signals or the runtime.
     #[error("cannot start")]
     Start(#[source] io::Error),
+    /// The address of `[metrics]`.
+    #[error("cannot listen for scrapers on {address}")]
+    Metrics {
+        /// Where.
+        address: SocketAddr,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
     /// No random numbers.
     #[error("the system gives no random numbers")]
     Random(#[source] getrandom::Error),
@@ -104,11 +118,33 @@ pub struct Control {
     netlink: Netlink,
     telemetry: Telemetry,
     notifier: Notifier,
-    /// Warnings about the machine, which no new configuration takes away.
-    standing: Vec<admin::Warning>,
+    alerts: Arc<Alerts>,
+    clock: Clock,
 }
 
 impl Control {
+    /// Everything that `meshd status` shows.
+    ///
+    /// # Errors
+    /// The node loop does not answer.
+    pub async fn status(&self) -> Result<admin::Status, ErrorBody> {
+        let mut status = self
+            .node
+            .call(|node_loop, now| node_loop.node.status(now))
+            .await?;
+        status
+            .warnings
+            .extend(self.alerts.warnings(self.clock.now()));
+        Ok(status)
+    }
+
+    /// Writes a state file, and lets `status` say whether that works.
+    fn write<T: state::Record>(&self, record: &T) -> Result<(), StateError> {
+        let written = self.state.write(record);
+        note_write(&self.alerts, &written);
+        written
+    }
+
     /// Reads the configuration again and adopts what can change while running. One at a time.
     ///
     /// # Errors
@@ -143,8 +179,7 @@ impl Control {
         })?;
         let changes = running.changes(&new);
         let warnings = new.warnings.clone();
-        let mut live = new.live(running);
-        live.warnings.extend_from_slice(&self.standing);
+        let live = new.live(running);
         let settings = live.clone();
         self.node
             .call(move |node_loop, now| node_loop.node.handle_settings(&settings, now))
@@ -187,7 +222,7 @@ impl Control {
                 Ok::<_, crate::node::CommandError>((address, node_loop.node.added_devices()))
             })
             .await??;
-        if let Err(error) = self.state.write(&Stock { devices }) {
+        if let Err(error) = self.write(&Stock { devices }) {
             let own_name = name.to_owned();
             self.node
                 .call(move |node_loop, _| node_loop.node.remove_device(&own_name))
@@ -211,7 +246,13 @@ impl Control {
                 Ok::<_, crate::node::CommandError>(node_loop.node.added_devices())
             })
             .await??;
-        self.state.write(&Stock { devices }).map_err(not_remembered)
+        self.write(&Stock { devices }).map_err(not_remembered)
+    }
+
+    /// Changes the level of the log until the next reload or start.
+    pub fn set_log_level(&self, level: config::LogLevel) {
+        self.telemetry.set_level(level);
+        info!(?level, "Log level set");
     }
 
     /// The UDP port of the WireGuard sockets.
@@ -251,7 +292,7 @@ impl Control {
         if !last.is_outdated_by(&record) {
             return;
         }
-        match self.state.write(&record) {
+        match self.write(&record) {
             Ok(()) => last.0 = record,
             Err(error) => {
                 warn!(error = %format!("{:#}", anyhow::Error::new(error)), "Peers not remembered");
@@ -283,6 +324,43 @@ fn not_remembered(error: StateError) -> ErrorBody {
         &format!("cannot write it down: {text}"),
         "df -h; then try again",
     )
+}
+
+/// Remembers whether the state directory can be written.
+fn note_write(alerts: &Alerts, written: &Result<(), StateError>) {
+    match written {
+        Ok(()) => alerts.clear(WarningCode::StateReadonly),
+        Err(error) => alerts.raise(WarningCode::StateReadonly, chain(error)),
+    }
+}
+
+/// An error with everything that caused it.
+fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(": ")
+}
+
+/// A state file that the node can do without; one that cannot be understood is set aside.
+fn read_or_set_aside<T: state::Record>(
+    state: &StateDir,
+    alerts: &Alerts,
+) -> Result<Option<T>, StateError> {
+    match state.read() {
+        Err(error @ StateError::Damaged { .. }) => {
+            let aside = match state.set_aside::<T>() {
+                Ok(path) => format!("set aside as {}", path.display()),
+                Err(error) => format!("it stays where it is: {}", chain(&error)),
+            };
+            let text = format!("{}; {aside}", chain(&error));
+            warn!("{text}");
+            alerts.raise(WarningCode::StateDamaged, text);
+            Ok(None)
+        }
+        read => read,
+    }
 }
 
 /// Seconds since 1970; 0 for a clock before that.
@@ -323,7 +401,7 @@ pub fn run(launch: Launch) -> Result<(), RunError> {
 
 async fn live(launch: Launch) -> Result<(), RunError> {
     let Launch {
-        mut settings,
+        settings,
         source,
         identity,
         state,
@@ -338,14 +416,23 @@ async fn live(launch: Launch) -> Result<(), RunError> {
     }
 
     // Whatever can fail comes before anything that would have to be taken down again.
-    let (fresh, discards) = fresh(&state, identity)?;
+    let alerts = Arc::new(Alerts::default());
+    let (fresh, discards) = fresh(&state, identity, &alerts)?;
     let admin = AdminSocket::bind(&settings.api.socket, settings.api.group.as_deref()).map_err(
         |source| RunError::Socket {
             path: settings.api.socket.clone(),
             source,
         },
     )?;
-    let (sockets, port) = bind(&settings.listen, &state)?;
+    let scrapers = match settings.metrics {
+        Some(address) => Some(
+            TcpListener::bind(address)
+                .await
+                .map_err(|source| RunError::Metrics { address, source })?,
+        ),
+        None => None,
+    };
+    let (sockets, port) = bind(&settings.listen, &state, &alerts)?;
     let tun = Tun::open(&settings.interface.name)?;
     let netlink = Netlink::new()?;
     let interface = tun.index();
@@ -361,8 +448,7 @@ async fn live(launch: Launch) -> Result<(), RunError> {
         return Err(error.into());
     }
 
-    let (_guard, standing) = guard(interface);
-    settings.warnings.extend_from_slice(&standing);
+    let _guard = guard(interface, &alerts);
     let clock = Clock::new();
     let empty = Fib::new(node.address(), node.prefix(), fresh.token, []);
     let (notices_in, notices) = crossbeam_channel::bounded(driver::NOTICES);
@@ -375,6 +461,7 @@ async fn live(launch: Launch) -> Result<(), RunError> {
         notices: notices_in,
         mtu: usize::from(settings.interface.mtu),
     };
+    confine(&settings, &source, &state, &alerts);
     let (ended, mut endings) = mpsc::channel(4);
     let (requests, names) = mpsc::channel(driver::REQUESTS);
     let threads = driver::start(&settings, fresh, shared, notices, requests, &ended)
@@ -391,7 +478,8 @@ async fn live(launch: Launch) -> Result<(), RunError> {
         netlink,
         telemetry,
         notifier,
-        standing,
+        alerts,
+        clock,
     });
     control.notifier.ready(&control.summary());
     let vitals = threads.vitals();
@@ -400,6 +488,8 @@ async fn live(launch: Launch) -> Result<(), RunError> {
         () = admin.serve(Arc::clone(&control)) => Err(RunError::Ended("the admin socket has closed".to_owned())),
         () = resolve(names, control.node.clone()) => Err(RunError::Ended("the resolver has ended".to_owned())),
         error = watch_network(interface, control.node.clone()) => Err(error),
+        () = metrics::serve(scrapers, Arc::clone(&control)) => Err(RunError::Ended("the metrics server has ended".to_owned())),
+        () = watch_clocks(&control) => Err(RunError::Ended("the clock has ended".to_owned())),
         () = remember(&control, &mut remembered) => Err(RunError::Ended("the clock has ended".to_owned())),
         () = signals.until_stopped(&control) => Ok(()),
         () = feed_watchdog(&control.notifier, &vitals) => Err(RunError::Ended("the watchdog's feeder has ended".to_owned())),
@@ -416,14 +506,14 @@ async fn live(launch: Launch) -> Result<(), RunError> {
 }
 
 /// Closes the overlay's addresses to other interfaces; without the kernel's packet filter, says that they are open.
-fn guard(interface: u32) -> (Option<Guard>, Vec<admin::Warning>) {
+fn guard(interface: u32, alerts: &Alerts) -> Option<Guard> {
     match Guard::install(interface) {
-        Ok(guard) => (Some(guard), Vec::new()),
+        Ok(guard) => Some(guard),
         Err(error) => {
             let text = format!("the packet filter does not guard the overlay: {error}");
-            let warning = admin::Warning::new(WarningCode::NoNft, text);
-            warn!(code = warning.code, "{}", warning.text);
-            (None, vec![warning])
+            warn!("{text}");
+            alerts.raise(WarningCode::NoNft, text);
+            None
         }
     }
 }
@@ -450,6 +540,28 @@ pub fn clean_up(state: Option<&StateDir>) -> Result<(), RunError> {
     })
 }
 
+/// Gives up what the running daemon does not need. What the kernel cannot take is shown in `status`.
+fn confine(settings: &Settings, source: &Source, state: &StateDir, alerts: &Alerts) {
+    let parent = |path: &std::path::Path| path.parent().map(PathBuf::from);
+    let needs = hardening::Needs {
+        readable: parent(&source.path).into_iter().collect(),
+        writable: parent(&settings.api.socket)
+            .into_iter()
+            .chain([state.path().to_owned()])
+            .collect(),
+        listen: Vec::new(),
+    };
+    let missing: Vec<String> = hardening::confine(&needs)
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    if !missing.is_empty() {
+        let text = format!("the daemon is not confined by {}", missing.join("; "));
+        warn!("{text}");
+        alerts.raise(WarningCode::NoSandbox, text);
+    }
+}
+
 /// Removes what outlives the interface.
 async fn take_down(netlink: &Netlink, state: &StateDir) {
     match netlink.remove().await {
@@ -461,12 +573,29 @@ async fn take_down(netlink: &Netlink, state: &StateDir) {
 }
 
 /// What the node starts with.
-fn fresh(state: &StateDir, identity: Identity) -> Result<(Fresh, Arc<Discards>), RunError> {
+fn fresh(
+    state: &StateDir,
+    identity: Identity,
+    alerts: &Alerts,
+) -> Result<(Fresh, Arc<Discards>), RunError> {
     let discards = Arc::new(Discards::default());
     let (mut seed, mut token) = ([0; 8], [0; 8]);
     getrandom::fill(&mut seed).map_err(RunError::Random)?;
     getrandom::fill(&mut token).map_err(RunError::Random)?;
     let now = unix_time();
+    let known = read_or_set_aside::<state::Peers>(state, alerts)?
+        .unwrap_or_default()
+        .peers;
+    if let Some(latest) = known.iter().map(|peer| peer.seen).max()
+        && latest > now
+    {
+        let text = format!(
+            "the wall clock is {} s behind the time when a peer was last seen",
+            latest - now
+        );
+        warn!("{text}");
+        alerts.raise(WarningCode::ClockJump, text);
+    }
     let seen = |peer: PeerSeen| {
         let age = Duration::from_secs(now.saturating_sub(peer.seen));
         (
@@ -480,13 +609,7 @@ fn fresh(state: &StateDir, identity: Identity) -> Result<(Fresh, Arc<Discards>),
     let fresh = Fresh {
         identity,
         added: state.read::<Stock>()?.unwrap_or_default().devices,
-        seen: state
-            .read::<state::Peers>()?
-            .unwrap_or_default()
-            .peers
-            .into_iter()
-            .map(seen)
-            .collect(),
+        seen: known.into_iter().map(seen).collect(),
         seed: u64::from_ne_bytes(seed),
         token,
         discards: Arc::clone(&discards),
@@ -495,8 +618,12 @@ fn fresh(state: &StateDir, identity: Identity) -> Result<(Fresh, Arc<Discards>),
 }
 
 /// Opens the WireGuard sockets. Addresses with port 0 share one random port, which is remembered.
-fn bind(listen: &[SocketAddr], state: &StateDir) -> Result<(Vec<UdpSocket>, u16), RunError> {
-    let remembered = state.read::<Port>()?.map(|port| port.port);
+fn bind(
+    listen: &[SocketAddr],
+    state: &StateDir,
+    alerts: &Alerts,
+) -> Result<(Vec<UdpSocket>, u16), RunError> {
+    let remembered = read_or_set_aside::<Port>(state, alerts)?.map(|port| port.port);
     if let Some(port) = remembered {
         match bind_all(listen, port) {
             Ok(bound) => return Ok(bound),
@@ -516,7 +643,12 @@ fn bind(listen: &[SocketAddr], state: &StateDir) -> Result<(Vec<UdpSocket>, u16)
         None => bind_all(listen, 0)?,
     };
     if listen.iter().any(|address| address.port() == 0) {
-        state.write(&Port { port })?;
+        // Without it the next start has another port, which peers find out; without a start they find nothing.
+        let written = state.write(&Port { port });
+        if let Err(error) = &written {
+            warn!(error = chain(error), "Port not remembered");
+        }
+        note_write(alerts, &written);
     }
     Ok((sockets, port))
 }
@@ -622,6 +754,52 @@ async fn feed_watchdog(notifier: &Notifier, vitals: &Vitals) {
             Ok(()) => notifier.alive(),
             Err(silent) => error!(error = %silent, "The watchdog is not fed"),
         }
+    }
+}
+
+/// Renews sessions after a pause that the node loop would sleep through: its own timers stand still while the machine sleeps. Says in
+/// `status` when the wall clock is set.
+async fn watch_clocks(control: &Control) {
+    let reading = || Reading {
+        own: control.clock.now(),
+        wall_ms: wall_ms(),
+    };
+    let mut watch = ClockWatch::new(reading());
+    let mut ticks = interval(clock_watch::INTERVAL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let reading = reading();
+        let noticed = watch.handle_reading(reading);
+        if let Some(set_by) = noticed.set_by_ms {
+            let text = format!(
+                "the wall clock was {} while the daemon ran",
+                clock_watch::in_words(set_by)
+            );
+            warn!("{text}");
+            let until = reading.own + CLOCK_JUMP_SHOWN;
+            control
+                .alerts
+                .raise_until(WarningCode::ClockJump, text, until);
+        }
+        if noticed.slept {
+            let resumed = control
+                .node
+                .call(|node_loop, now| node_loop.handle_resume(now))
+                .await;
+            if resumed.is_err() {
+                debug!("Node loop is too busy to be told of a pause");
+            }
+        }
+    }
+}
+
+/// The wall clock, in milliseconds since 1970; negative before.
+fn wall_ms() -> i64 {
+    let clamp = |span: Duration| i64::try_from(span.as_millis()).unwrap_or(i64::MAX);
+    match SystemTime::now().duration_since(SystemTime::UNIX_EPOCH) {
+        Ok(since) => clamp(since),
+        Err(before) => -clamp(before.duration()),
     }
 }
 

@@ -250,7 +250,7 @@ pub fn start(
         discards: Arc::clone(&shared.discards),
         clock: shared.clock,
     };
-    let node_loop = NodeLoop {
+    let mut node_loop = NodeLoop {
         node,
         shared: shared.clone(),
         notices,
@@ -260,6 +260,8 @@ pub fn start(
         pongs: HashMap::new(),
         changed,
     };
+    // The first snapshot is there before the first datagram: who calls meanwhile is no stranger.
+    node_loop.drain(&mut Outbox::default());
     // Not joined: it ends when the last handle does.
     spawn("node", ended, move || {
         node_loop.run();
@@ -347,6 +349,12 @@ impl NodeLoop {
         self.node.handle_network_change(now);
     }
 
+    /// Time went by without us.
+    pub fn handle_resume(&mut self, now: Instant) {
+        self.shared.sockets.note_change();
+        self.node.handle_resume(now);
+    }
+
     fn run(mut self) {
         let mut outbox = Outbox::default();
         loop {
@@ -363,6 +371,10 @@ impl NodeLoop {
     /// One turn of inputs, the important ones first.
     fn take_turn(&mut self) -> Turn {
         let mut turn = Turn::Idle;
+        let now = self.shared.clock.now();
+        if self.node.has_slept(now) {
+            self.handle_resume(now);
+        }
         for _ in 0..NOTICES_A_TURN {
             let Ok(notice) = self.notices.try_recv() else {
                 break;

@@ -2,7 +2,9 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::unwrap_in_result))]
 
 pub mod admin;
+pub mod alerts;
 pub mod cli;
+pub mod clock_watch;
 pub mod commands;
 pub mod config;
 pub mod daemon;
@@ -16,6 +18,7 @@ pub mod icmp;
 pub mod identity;
 pub mod io;
 pub mod journal;
+pub mod metrics;
 pub mod node;
 pub mod notify;
 pub mod packet;

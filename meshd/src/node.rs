@@ -49,6 +49,9 @@ const MEASURE_AGAIN: Duration = Duration::from_secs(10);
 /// Echo requests of `meshd ping` that wait for their replies; the oldest is forgotten for a new one.
 const MAX_PINGS: usize = 256;
 
+/// A deadline that was missed by this much was slept through: the node was not merely busy.
+pub const GAP: Duration = Duration::from_secs(5);
+
 /// The state of a node.
 pub struct Node {
     identity: Identity,
@@ -65,6 +68,8 @@ pub struct Node {
     seen: BTreeMap<PublicKey, Seen>,
     outputs: VecDeque<Output>,
     started: Instant,
+    /// When the node last took up its work after a gap.
+    resumed: Option<Instant>,
 }
 
 /// What the node wants done, in this order.
@@ -185,6 +190,7 @@ impl Node {
             seen,
             outputs: VecDeque::new(),
             started: now,
+            resumed: None,
             identity,
         };
         node.configure(settings, &added, now);
@@ -317,6 +323,36 @@ impl Node {
     /// Addresses or routes of the underlay changed.
     pub fn handle_network_change(&mut self, now: Instant) {
         self.device.handle_network_change(now);
+        self.drain_device(now);
+    }
+
+    /// Whether a deadline passed so long ago that time must have gone by without us.
+    pub fn has_slept(&self, now: Instant) -> bool {
+        self.poll_timeout()
+            .is_some_and(|(deadline, _)| now.saturating_duration_since(deadline) > GAP)
+    }
+
+    /// Time went by without us: renews every session, and resolves the names of endpoints again, since the machine may wake up
+    /// elsewhere. Whoever notices says so; within [`GAP`] of the last time nothing happens.
+    pub fn handle_resume(&mut self, now: Instant) {
+        if self
+            .resumed
+            .is_some_and(|resumed| now.saturating_duration_since(resumed) < GAP)
+        {
+            return;
+        }
+        self.resumed = Some(now);
+        info!("Resumed after a pause, renewing all sessions");
+        self.device.handle_resume(now);
+        for (peer, entry) in &mut self.peers {
+            if entry.has_names() {
+                entry.resolved = Some(now);
+                self.outputs.push_back(Output::Resolve {
+                    peer: *peer,
+                    endpoints: entry.endpoints.clone(),
+                });
+            }
+        }
         self.drain_device(now);
     }
 

@@ -238,15 +238,21 @@ impl StateDir {
     /// Takes the directory for this process, or says who has it.
     pub fn lock(&self) -> Result<StateLock, StateError> {
         let path = self.path.join(LOCK_FILE);
-        let mut file = OpenOptions::new()
+        let opened = OpenOptions::new()
             .read(true)
             .write(true)
             .create(true)
             .truncate(false)
             .mode(0o600)
             .custom_flags(libc::O_NOFOLLOW)
-            .open(&path)
-            .map_err(io_error("opening", &path))?;
+            .open(&path);
+        let mut file = match opened {
+            // The kernel locks what can only be read, too: the directory itself, if there never was a lock file.
+            Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => open_nofollow(&path)
+                .or_else(|_| File::open(&self.path))
+                .map_err(io_error("opening", &path))?,
+            opened => opened.map_err(io_error("opening", &path))?,
+        };
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
@@ -261,11 +267,11 @@ impl StateDir {
             }
             Err(TryLockError::Error(error)) => return Err(io_error("locking", &path)(error)),
         }
-        // Only for the message above: the lock itself is the kernel's.
-        file.set_len(0)
+        // Only for the message above, and impossible on a full disk: the lock itself is the kernel's.
+        let _ = file
+            .set_len(0)
             .and_then(|()| file.rewind())
-            .map_err(io_error("writing", &path))?;
-        writeln!(file, "{}", std::process::id()).map_err(io_error("writing", &path))?;
+            .and_then(|()| writeln!(file, "{}", std::process::id()));
         Ok(StateLock { _file: file })
     }
 
@@ -370,6 +376,15 @@ impl StateDir {
             return Err(io_error("writing", &path)(error));
         }
         self.sync()
+    }
+
+    /// Moves a record that cannot be understood out of the way, in place of one that was moved before; returns where to.
+    pub fn set_aside<T: Record>(&self) -> Result<PathBuf, StateError> {
+        let path = self.path.join(T::FILE);
+        let aside = self.path.join(format!("{}.damaged", T::FILE));
+        fs::rename(&path, &aside).map_err(io_error("renaming", &path))?;
+        self.sync()?;
+        Ok(aside)
     }
 
     /// A new durable file next to `name`. What a crash left of an earlier attempt is removed.
@@ -625,6 +640,17 @@ mod tests {
                 matches!(state.read::<Port>(), Err(StateError::Damaged { .. })),
                 "{text:?}"
             );
+        }
+    }
+
+    #[test]
+    fn a_record_that_is_set_aside_is_kept_under_another_name() {
+        let (_root, state) = state();
+        for text in ["{", "torn"] {
+            fs::write(state.path().join("port.json"), text).unwrap();
+            let aside = state.set_aside::<Port>().unwrap();
+            assert_eq!(fs::read_to_string(aside).unwrap(), text);
+            assert_eq!(state.read::<Port>().unwrap(), None);
         }
     }
 

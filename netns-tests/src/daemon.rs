@@ -298,11 +298,6 @@ impl Daemon {
         self.process().as_ref().expect("the daemon runs").id()
     }
 
-    /// Its admin socket.
-    pub fn socket(&self) -> &Path {
-        &self.0.paths.socket
-    }
-
     /// Its configuration file.
     pub fn configuration(&self) -> &Path {
         &self.0.paths.config

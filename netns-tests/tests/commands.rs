@@ -134,7 +134,8 @@ fn devices_are_kept_over_restarts_and_names_are_not_given_twice() {
         .find_map(|line| line.strip_prefix("PrivateKey = "))
         .unwrap();
     for file in ["stock.json", "peers.json", "port.json"] {
-        let kept = std::fs::read_to_string(scene.node.state_directory().join(file)).unwrap_or_default();
+        let kept =
+            std::fs::read_to_string(scene.node.state_directory().join(file)).unwrap_or_default();
         assert!(!kept.contains(key), "{file} holds the device's private key");
     }
     scene.refuses("wg add phone", 1);

@@ -94,5 +94,11 @@ pub const RENEW_AS_RESPONDER: Duration = Duration::from_secs(150);
 /// is tried again. Longer than any round trip, shorter than the 90 s after which the engine gives up (see `tunnel.rs`).
 pub const SETTLE_TIME: Duration = Duration::from_secs(60);
 
+/// Most initiations in each [`RESUME_INTERVAL`] after a pause: some 30 ms of work, and no burst that a small uplink drops.
+pub const RESUME_BURST: u64 = 100;
+
+/// See [`RESUME_BURST`]. 1,000 sessions are renewed within 2.5 s.
+pub const RESUME_INTERVAL: Duration = Duration::from_millis(250);
+
 /// Added to [`KEY_LIFETIME`], since the engine stamps a handshake later than the device and must agree that time is up.
 pub const KEY_LIFETIME_SLACK: Duration = Duration::from_secs(1);

@@ -9,7 +9,7 @@ use ipnetwork::Ipv6Network;
 use thiserror::Error;
 
 use crate::allowed_ips::AllowedIps;
-use crate::constants::MAX_PEERS;
+use crate::constants::{MAX_PEERS, RESUME_BURST, RESUME_INTERVAL};
 use crate::endpoint::Endpoint;
 use crate::key::{KeyError, PrivateKey, PublicKey};
 use crate::message::Message;
@@ -389,6 +389,24 @@ impl Device {
         let keys: Vec<PublicKey> = self.keys.keys().copied().collect();
         for key in keys {
             self.touch(&key, now, Entry::handle_network_change);
+        }
+    }
+
+    /// Time went by without us, because the machine slept or the process was stopped: renews every session, since its peer may have
+    /// given it up, and tries again what was under way. Initiations leave at random moments, at most [`RESUME_BURST`] of them in each
+    /// [`RESUME_INTERVAL`]. To be called before [`Self::handle_timeout`], which would send all that is overdue at once.
+    pub fn handle_resume(&mut self, now: Instant) {
+        let keys: Vec<PublicKey> = self.keys.keys().copied().collect();
+        let interval = RESUME_INTERVAL.as_millis() as u64;
+        let within = RESUME_INTERVAL - Duration::from_millis(1);
+        let mut renewed = 0;
+        for key in keys {
+            self.touch(&key, now, |entry, now, out| {
+                let wait = renewed / RESUME_BURST * interval + out.rng.jitter(within);
+                if entry.handle_resume(wait, now, out) {
+                    renewed += 1;
+                }
+            });
         }
     }
 

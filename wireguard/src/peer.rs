@@ -253,6 +253,30 @@ impl Entry {
         self.visit_locked(&mut batch, now, out);
     }
 
+    /// Time went by without us: whatever session there was, a new one is asked for `wait` milliseconds from now. Returns whether there
+    /// is anything to renew.
+    pub(crate) fn handle_resume(&mut self, wait: u64, now: Now, out: &mut Outputs) -> bool {
+        let session = Arc::clone(&self.session);
+        let mut batch = session.lock(now.instant);
+        batch.forget_source();
+        let is_wanted = self.upkeep == Upkeep::Always
+            || self.attempt.is_some()
+            || batch.state.keypairs.newest().is_some();
+        if is_wanted {
+            let due = now.millis + wait;
+            batch.state.unanswered = None;
+            batch.state.renewal = false;
+            self.attempt = Some(Attempt {
+                phase: Phase::Asking,
+                started: due,
+                tries: 0,
+                next: due,
+            });
+        }
+        self.visit_locked(&mut batch, now, out);
+        is_wanted
+    }
+
     /// An initiation whose sender is this peer.
     pub(crate) fn handle_initiation(
         &mut self,

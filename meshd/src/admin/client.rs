@@ -15,7 +15,7 @@ use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
 use super::{
-    AddDevice, DeviceAdded, DeviceRemoved, Devices, Document, ErrorBody, MAX_BODY, Peers,
+    AddDevice, DeviceAdded, DeviceRemoved, Devices, Document, ErrorBody, Log, MAX_BODY, Peers,
     PingAnswer, PingRequest, Reload, Schema, Status, VERSION, VERSION_HEADER, Wait, WaitRequest,
 };
 
@@ -102,6 +102,11 @@ impl Client {
     /// `POST /v1/reload`
     pub fn reload(&self) -> Result<Reload, ClientError> {
         self.call(Method::POST, "/v1/reload", Bytes::new(), TIMEOUT)
+    }
+
+    /// `POST /v1/log`
+    pub fn set_log(&self, request: &Log) -> Result<Log, ClientError> {
+        self.call(Method::POST, "/v1/log", body(request)?, TIMEOUT)
     }
 
     /// `POST /v1/wait`

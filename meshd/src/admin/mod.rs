@@ -6,6 +6,7 @@
 //! | `GET /v1/peers` | | [`Peers`] |
 //! | `POST /v1/ping` | [`PingRequest`] | [`PingAnswer`] |
 //! | `POST /v1/reload` | | [`Reload`] |
+//! | `POST /v1/log` | [`Log`] | [`Log`] |
 //! | `POST /v1/wait` | [`WaitRequest`] | [`Wait`] |
 //! | `GET /v1/wg` | | [`Devices`] |
 //! | `POST /v1/wg` | [`AddDevice`] | [`DeviceAdded`] |
@@ -25,6 +26,8 @@ use ipnetwork::Ipv6Network;
 use serde::de::{self, DeserializeOwned};
 use serde::{Deserialize, Deserializer, Serialize};
 use wireguard::PublicKey;
+
+use crate::config::LogLevel;
 
 /// Header of every request and every answer; its value is [`VERSION`] in decimal.
 pub const VERSION_HEADER: &str = "meshd-api";
@@ -241,7 +244,7 @@ impl Warning {
 }
 
 /// The codes of warnings. On the wire they are text, so that a client shows codes it does not know.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum WarningCode {
     /// The configuration asks for something that this version cannot do.
     NotYet,
@@ -249,11 +252,27 @@ pub enum WarningCode {
     NoEndpoint,
     /// The kernel's packet filter cannot be used.
     NoNft,
+    /// The kernel does not confine the daemon as it should be.
+    NoSandbox,
+    /// The wall clock was set while the daemon ran, or between two runs.
+    ClockJump,
+    /// The state directory cannot be written.
+    StateReadonly,
+    /// A state file could not be understood and was set aside.
+    StateDamaged,
 }
 
 impl WarningCode {
     /// Every code.
-    pub const ALL: [Self; 3] = [Self::NotYet, Self::NoEndpoint, Self::NoNft];
+    pub const ALL: [Self; 7] = [
+        Self::NotYet,
+        Self::NoEndpoint,
+        Self::NoNft,
+        Self::NoSandbox,
+        Self::ClockJump,
+        Self::StateReadonly,
+        Self::StateDamaged,
+    ];
 
     /// What `meshd help CODE` prints: what it means, and what to do.
     #[must_use]
@@ -275,6 +294,33 @@ impl WarningCode {
                  To do: load the module with `modprobe nf_tables` (Linux 5.12 or newer), then restart the daemon; or drop \
                  such packets in your own firewall."
             }
+            Self::NoSandbox => {
+                "After its start the daemon takes from itself what it does not need, so that somebody who takes it over \
+                 gets little: Landlock hides files and TCP ports, seccomp forbids system calls. This kernel lacks what \
+                 is named, or a container forbids its use. Everything works, with one wall less.\n\
+                 To do: a kernel of 6.12 or later with landlock among the security modules \
+                 (cat /sys/kernel/security/lsm); in a container, a seccomp profile that allows landlock_* and seccomp."
+            }
+            Self::ClockJump => {
+                "The machine's wall clock was set while the daemon ran, or it is behind the time of the last run. \
+                 Sessions do not depend on it and go on. But a handshake carries the time, and peers refuse one that is \
+                 older than the last they saw: after a restart with a clock that was set back, peers that this node \
+                 has to call may refuse it until the clock has caught up or they restart.\n\
+                 To do: timedatectl    (is the time right, and is it synchronized?)"
+            }
+            Self::StateReadonly => {
+                "A file of the state directory could not be written: the disk is full, or the file system is read-only. \
+                 Tunnels are not affected. Where peers were last seen is not remembered over a restart, and \
+                 `meshd wg add` and `meshd wg remove` fail.\n\
+                 To do: df -h /var/lib/meshd; findmnt -T /var/lib/meshd    (the warning goes when a write succeeds)"
+            }
+            Self::StateDamaged => {
+                "A file of the state directory could not be understood, perhaps after a power failure or a full disk. It \
+                 was set aside with .damaged behind its name, and the daemon went on without it: a random WireGuard port \
+                 is drawn anew, and where peers were last seen is forgotten. The identity and the devices of `meshd wg \
+                 add` are never given up like that.\n\
+                 To do: check the disk, and remove the .damaged file."
+            }
         }
     }
 }
@@ -285,6 +331,10 @@ impl fmt::Display for WarningCode {
             Self::NotYet => "NOT-YET",
             Self::NoEndpoint => "NO-ENDPOINT",
             Self::NoNft => "NO-NFT",
+            Self::NoSandbox => "NO-SANDBOX",
+            Self::ClockJump => "CLOCK-JUMP",
+            Self::StateReadonly => "STATE-READONLY",
+            Self::StateDamaged => "STATE-DAMAGED",
         })
     }
 }
@@ -368,6 +418,17 @@ pub struct Reload {
 
 impl Schema for Reload {
     const SCHEMA: &'static str = "meshd.reload/1";
+}
+
+/// The level of the log, wanted or in effect: until the next reload or start, which take it from the configuration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Log {
+    /// The least important event that is logged.
+    pub level: LogLevel,
+}
+
+impl Schema for Log {
+    const SCHEMA: &'static str = "meshd.log/1";
 }
 
 /// Asks for an answer when something is the case; without `peer` and `route`: when the daemon is ready.

@@ -31,7 +31,7 @@ use tokio::{
 use tracing::{debug, warn};
 
 use super::{
-    AddDevice, DeviceAdded, DeviceRemoved, Devices, Document, ErrorBody, ErrorCode,
+    AddDevice, DeviceAdded, DeviceRemoved, Devices, Document, ErrorBody, ErrorCode, Log,
     MAX_PING_TIMEOUT_MS, MAX_WAIT_S, Peers, PingAnswer, PingReply, PingRequest, Schema, VERSION,
     VERSION_HEADER, Wait, WaitRequest,
 };
@@ -321,12 +321,7 @@ async fn route(
     let body = collect(request).await?;
     has_asked.store(true, Ordering::Relaxed);
     match (&method, path.as_str()) {
-        (&Method::GET, "/v1/status") => Ok(document(
-            control
-                .node
-                .call(|node_loop, now| node_loop.node.status(now))
-                .await?,
-        )),
+        (&Method::GET, "/v1/status") => control.status().await.map(document),
         (&Method::GET, "/v1/peers") => Ok(document(Peers {
             peers: control
                 .node
@@ -336,6 +331,11 @@ async fn route(
         (&Method::POST, "/v1/ping") => ping(control, parse(&body)?).await.map(document),
         (&Method::POST, "/v1/wait") => wait(control, parse(&body)?).await.map(document),
         (&Method::POST, "/v1/reload") => control.reload().await.map(document),
+        (&Method::POST, "/v1/log") => {
+            let log: Log = parse(&body)?;
+            control.set_log_level(log.level);
+            Ok(document(log))
+        }
         (&Method::GET, "/v1/wg") => Ok(document(Devices {
             devices: control
                 .node

@@ -134,8 +134,14 @@ impl From<ConfigError> for Failure {
 
 impl From<StateError> for Failure {
     fn from(error: StateError) -> Self {
+        Self::of_state(&error)
+    }
+}
+
+impl Failure {
+    fn of_state(error: &StateError) -> Self {
         let quote = |path: &Path| format!("'{}'", path.display());
-        let (exit, next) = match &error {
+        let (exit, next) = match error {
             StateError::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
                 (Exit::Permission, Some(SUDO.to_owned()))
             }
@@ -183,7 +189,7 @@ impl From<StateError> for Failure {
         };
         Self {
             next,
-            ..Self::of(exit, &error)
+            ..Self::of(exit, error)
         }
     }
 }
@@ -298,8 +304,12 @@ impl From<RunError> for Failure {
                 Exit::Failed,
                 "correct [api] in the configuration, then: sudo meshd run".into(),
             ),
-            RunError::State(_)
-            | RunError::Tun(_)
+            RunError::Metrics { .. } => (
+                Exit::Failed,
+                "ss -tlpn     (who has the port), or another one in [metrics] listen".into(),
+            ),
+            RunError::State(error) => return Self::of_state(error),
+            RunError::Tun(_)
             | RunError::Netlink(_)
             | RunError::Start(_)
             | RunError::Random(_)

@@ -7,7 +7,9 @@ mod explain;
 mod failure;
 mod init;
 mod key;
+mod log;
 mod man;
+mod metrics;
 mod peers;
 mod ping;
 mod reload;
@@ -44,6 +46,8 @@ pub fn dispatch(cli: Cli, out: &mut impl Write) -> Result<(), Failure> {
         Verb::Status => status::run(global, out),
         Verb::Peers => peers::run(global, out),
         Verb::Ping { count, target } => ping::run(global, count, &target, out),
+        Verb::Metrics => metrics::run(global, out),
+        Verb::Log { level } => log::run(global, level, out),
         Verb::Wg(verb) => wg::run(global, verb, out),
         Verb::Completions { shell } => completions::run(shell, out),
         Verb::Man { dir } => man::run(&dir),

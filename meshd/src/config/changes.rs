@@ -56,6 +56,7 @@ impl Settings {
             ("api.socket", self.api.socket != new.api.socket),
             ("api.group", self.api.group != new.api.group),
             ("log.format", self.log.format != new.log.format),
+            ("metrics.listen", self.metrics != new.metrics),
         ];
         let named = |keys: &[(&str, bool)]| -> Vec<String> {
             keys.iter()
@@ -93,6 +94,7 @@ impl Settings {
             interface: running.interface,
             listen: running.listen,
             api: running.api,
+            metrics: running.metrics,
             log: LogSettings {
                 level: self.log.level,
                 format: running.log.format,

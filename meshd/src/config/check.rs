@@ -68,6 +68,7 @@ impl Check {
         let listen = self.listen(&config.wireguard.listen);
         self.absolute("node.state_dir", &config.node.state_dir);
         self.absolute("api.socket", &config.api.socket);
+        let metrics = self.metrics(&config.metrics.listen);
         self.unavailable(config);
         Settings {
             name,
@@ -89,6 +90,7 @@ impl Check {
                 level: config.log.level,
                 format: config.log.format,
             },
+            metrics,
             warnings: std::mem::take(&mut self.warnings),
         }
     }
@@ -435,20 +437,34 @@ impl Check {
         if !config.workload.is_empty() {
             self.not_yet("[[workload]]");
         }
-        if !config.metrics.listen.is_empty() {
-            if config.metrics.listen.parse::<SocketAddr>().is_err() {
-                self.fault(
-                    "metrics.listen",
-                    format!("`{}` is not an address and port", config.metrics.listen),
-                );
-            }
-            self.not_yet("metrics.listen");
-        }
         if config.dns.mode == DnsMode::Resolved {
             self.not_yet("dns.mode = \"resolved\"");
         }
         if config.dns.domain != defaults.dns.domain {
             self.not_yet("dns.domain");
+        }
+    }
+
+    fn metrics(&mut self, listen: &str) -> Option<SocketAddr> {
+        if listen.is_empty() {
+            return None;
+        }
+        match listen.parse::<SocketAddr>() {
+            Ok(address) if address.ip().is_loopback() && address.port() != 0 => Some(address),
+            Ok(_) => {
+                self.fault(
+                    "metrics.listen",
+                    "has to be a loopback address with a port, such as [::1]:9586: whoever can connect can read",
+                );
+                None
+            }
+            Err(_) => {
+                self.fault(
+                    "metrics.listen",
+                    format!("`{listen}` is not an address and port"),
+                );
+                None
+            }
         }
     }
 

@@ -37,6 +37,8 @@ pub struct Settings {
     pub api: ApiSettings,
     /// The log.
     pub log: LogSettings,
+    /// Where Prometheus may ask: a loopback address; nowhere if absent.
+    pub metrics: Option<SocketAddr>,
     /// What the file asks for and will not get, to be logged at start and shown by `status`.
     pub warnings: Vec<Warning>,
 }

@@ -389,7 +389,6 @@ domain = 'home'
             "inbound.icmp_echo = false",
             "inbound.allow",
             "[[workload]]",
-            "metrics.listen",
             "dns.mode = \"resolved\"",
             "dns.domain",
         ]

@@ -4,6 +4,7 @@
 //!  tun ── read ──► offload::split ──► packets ─► (seal) ─► udp::send      one read = up to 64 KB = one GSO send
 //!  udp ── recv ──► segments ─► (open) ─► offload::Coalescer ──► tun::write  gathered, not copied
 //!  poll, wake, clock: how a packet thread waits, is stopped, and tells the time
+//!  hardening: what a daemon that has been taken over may still do
 //!  netlink: addresses, routes and rules of the overlay; changes of the underlay
 //!  nft: the packet filter's rule against overlay packets from elsewhere
 //! ```
@@ -11,6 +12,7 @@
 #![allow(unsafe_code, reason = "system calls live here and nowhere else")]
 
 pub mod clock;
+pub mod hardening;
 pub mod netlink;
 pub mod nft;
 pub mod offload;

@@ -443,3 +443,41 @@ fn devices_come_and_go_by_name() {
     a.drain();
     assert!(matches!(a.fib().lookup(address), Lookup::Unknown));
 }
+
+#[test]
+fn ten_minutes_asleep_cost_less_than_five_seconds() {
+    let start = Instant::now();
+    let (mut a, mut b) = pair(start);
+    let woken = start + Duration::from_secs(600);
+    assert!(a.node.has_slept(woken) && !a.node.has_slept(start));
+    let mut now = woken;
+    for host in [&mut a, &mut b] {
+        host.node.handle_resume(now);
+        host.drain();
+        assert!(!host.node.has_slept(now), "one pause is noticed once");
+    }
+    while !(a.session(address(2)).is_established() && b.session(address(1)).is_established()) {
+        let due = [&a, &b].map(|host| host.node.poll_timeout().expect("peers are kept up").0);
+        now = due.into_iter().min().expect("two").max(now);
+        assert!(now < woken + Duration::from_secs(5), "no session in time");
+        for host in [&mut a, &mut b] {
+            host.node.handle_timeout(now);
+            host.drain();
+        }
+        settle(&mut [&mut a, &mut b], now);
+    }
+}
+
+#[test]
+fn names_are_resolved_again_after_a_pause() {
+    let start = Instant::now();
+    let mut a = Host::new(1, &peer(2, "two.example:51860"), start);
+    a.node.handle_resolved(&key(2), vec![place(2)], start);
+    a.drain();
+    a.resolving.clear();
+    let woken = start + Duration::from_secs(600);
+    a.node.handle_resume(woken);
+    a.node.handle_resume(woken + Duration::from_secs(1));
+    a.drain();
+    assert_eq!(a.resolving, [key(2)]);
+}

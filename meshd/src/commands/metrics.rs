@@ -1,0 +1,15 @@
+//! `meshd metrics`
+
+use std::io::Write;
+
+use super::Failure;
+use crate::cli::Global;
+use crate::metrics::Metrics;
+
+pub(super) fn run(global: &Global, out: &mut impl Write) -> Result<(), Failure> {
+    let metrics = Metrics::of(&super::client(global)?.status()?);
+    if global.json {
+        return super::print_json(metrics, out);
+    }
+    Ok(write!(out, "{}", metrics.text())?)
+}
