@@ -452,6 +452,21 @@ impl Iperf {
     }
 }
 
+/// Sends initiations that lead nowhere to the holder of a WireGuard key, from 65,000 addresses that `host` must own.
+#[track_caller]
+pub fn initiations(
+    host: &Host,
+    target: SocketAddr,
+    key: &str,
+    count: u32,
+    per_second: u32,
+) -> Process {
+    serve(
+        host,
+        &format!("initiations {target} {key} {count} {per_second}"),
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -493,19 +508,4 @@ mod tests {
         );
         assert!(Iperf::parse("").is_err());
     }
-}
-
-/// Sends initiations that lead nowhere to the holder of a WireGuard key, from 65,000 addresses that `host` must own.
-#[track_caller]
-pub fn initiations(
-    host: &Host,
-    target: SocketAddr,
-    key: &str,
-    count: u32,
-    per_second: u32,
-) -> Process {
-    serve(
-        host,
-        &format!("initiations {target} {key} {count} {per_second}"),
-    )
 }

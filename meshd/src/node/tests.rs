@@ -80,10 +80,10 @@ impl Host {
     }
 
     fn session(&self, destination: Ipv6Addr) -> &Arc<Session> {
-        match self.fib().lookup(destination) {
-            Lookup::Session(session) => session,
-            Lookup::Host | Lookup::Unknown | Lookup::NotOverlay => panic!("no session"),
-        }
+        let Lookup::Session(session) = self.fib().lookup(destination) else {
+            panic!("no session with {destination}");
+        };
+        session
     }
 
     /// What the outside thread does with a datagram; returns packets that came out, with their verdicts.
