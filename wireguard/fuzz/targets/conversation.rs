@@ -56,7 +56,7 @@ fn settle(a: &mut Device, b: &mut Device, seen: &mut Vec<Vec<u8>>, now: Instant)
             };
             while let Some(Transmit { payload, .. }) = from.poll_transmit() {
                 // A refusal is a result like any other here.
-                drop(to.handle_datagram(endpoint(at), &payload, now));
+                let _ = to.handle_datagram(endpoint(at), &payload, now);
                 open(to, at, &payload, now);
                 if seen.len() < STEPS {
                     seen.push(payload);
@@ -97,7 +97,7 @@ fn open(device: &mut Device, at: usize, datagram: &[u8], now: Instant) -> bool {
 
 /// Lets two devices shake hands, and then the bytes say what happens: arbitrary datagrams, changed and repeated genuine ones, packets
 /// that are sealed though they are none, and time that passes. Nothing may panic, and nothing may open twice.
-pub fn converse(bytes: &[u8]) {
+pub(crate) fn converse(bytes: &[u8]) {
     let mut bytes = Bytes(bytes);
     let mut now = Instant::now();
     let keys = [[1; 32], [2; 32]].map(PrivateKey::from_bytes);
@@ -122,7 +122,7 @@ pub fn converse(bytes: &[u8]) {
             // Anything.
             0 => {
                 let datagram = bytes.take(length);
-                drop(b.handle_datagram(endpoint(what >> 4), datagram, now));
+                let _ = b.handle_datagram(endpoint(what >> 4), datagram, now);
                 open(&mut b, what >> 4, datagram, now);
             }
             // A genuine message with changes: never opens.
@@ -132,7 +132,7 @@ pub fn converse(bytes: &[u8]) {
                 let place = place % datagram.len();
                 let change = u8::try_from(change).unwrap_or_default();
                 datagram[place] ^= change;
-                drop(b.handle_datagram(endpoint(5), &datagram, now));
+                let _ = b.handle_datagram(endpoint(5), &datagram, now);
                 assert!(
                     !open(&mut b, 5, &datagram, now),
                     "opened what was changed or used"
