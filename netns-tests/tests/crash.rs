@@ -1,5 +1,9 @@
 //! The promise: after `kill -9` at any moment a node comes back as itself and finds nothing of its former life in its way.
-#![allow(clippy::unwrap_used, reason = "tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "tests, and their figures"
+)]
 
 use std::time::{Duration, Instant};
 

@@ -1,6 +1,10 @@
 //! The promise: what strangers send gets no byte back, moves nothing, breaks nothing and costs nothing, and what a peer puts into
 //! its tunnel reaches nobody it may not reach; all of it is counted.
-#![allow(clippy::unwrap_used, reason = "tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "tests, and their figures"
+)]
 
 use std::net::SocketAddr;
 

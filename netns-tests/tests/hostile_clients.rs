@@ -1,5 +1,9 @@
 //! The promise: whatever is sent to the admin socket, packets flow, memory is bounded, and an honest client is answered.
-#![allow(clippy::unwrap_used, reason = "tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "tests, and their figures"
+)]
 
 use std::time::Instant;
 

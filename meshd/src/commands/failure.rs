@@ -265,7 +265,13 @@ impl From<RunError> for Failure {
     fn from(error: RunError) -> Self {
         let error = match error {
             RunError::State(error) => return Self::from(error),
-            other => other,
+            other @ (RunError::Listen(_)
+            | RunError::Tun(_)
+            | RunError::Netlink(_)
+            | RunError::Socket { .. }
+            | RunError::Start(_)
+            | RunError::Random(_)
+            | RunError::Ended(_)) => other,
         };
         let (exit, next) = match &error {
             RunError::Listen(BindError {
