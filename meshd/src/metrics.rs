@@ -103,7 +103,8 @@ impl Metrics {
                 }
             }
         }
-        let counters: [(&str, fn(&Peer) -> u64); 2] = [
+        type Count = fn(&Peer) -> u64;
+        let counters: [(&str, Count); 2] = [
             ("meshd_peer_rx_bytes_total", |peer| peer.rx_bytes),
             ("meshd_peer_tx_bytes_total", |peer| peer.tx_bytes),
         ];
