@@ -1,4 +1,4 @@
-//! What [`admin::Status`] says, as samples for Prometheus; and the little server that it scrapes.
+//! What [`Status`] says, as samples for Prometheus; and the little server that it scrapes.
 //!
 //! The server is for programs of this machine: it listens on loopback only, answers `GET /metrics` only, and refuses what a web page
 //! could send there: a request with an `Origin`, or for another `Host` than loopback (DNS rebinding).
