@@ -1,4 +1,4 @@
-//! What [`admin::Status`] says, as samples for Prometheus; and the little server that it scrapes.
+//! What [`Status`] says, as samples for Prometheus; and the little server that it scrapes.
 //!
 //! The server is for programs of this machine: it listens on loopback only, answers `GET /metrics` only, and refuses what a web page
 //! could send there: a request with an `Origin`, or for another `Host` than loopback (DNS rebinding).
@@ -103,7 +103,8 @@ impl Metrics {
                 }
             }
         }
-        let counters: [(&str, fn(&Peer) -> u64); 2] = [
+        type Count = fn(&Peer) -> u64;
+        let counters: [(&str, Count); 2] = [
             ("meshd_peer_rx_bytes_total", |peer| peer.rx_bytes),
             ("meshd_peer_tx_bytes_total", |peer| peer.tx_bytes),
         ];

@@ -469,3 +469,26 @@ proptest::proptest! {
         let _ = text.parse::<PeerAddress>();
     }
 }
+
+#[test]
+fn metrics_are_served_on_loopback_only() {
+    let listen = |address: &str| format!("[metrics]\nlisten = \"{address}\"\n");
+    for address in ["[::1]:9586", "127.0.0.1:9586"] {
+        assert_eq!(
+            settings(&listen(address)).metrics,
+            Some(address.parse().unwrap())
+        );
+    }
+    for address in [
+        "0.0.0.0:9586",
+        "[::]:9586",
+        "192.0.2.1:9586",
+        "[::1]:0",
+        "localhost",
+    ] {
+        assert!(
+            faults(&listen(address)).contains("metrics.listen"),
+            "{address}"
+        );
+    }
+}
