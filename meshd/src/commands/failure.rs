@@ -269,6 +269,7 @@ impl From<RunError> for Failure {
             | RunError::Tun(_)
             | RunError::Netlink(_)
             | RunError::Socket { .. }
+            | RunError::Metrics { .. }
             | RunError::Start(_)
             | RunError::Random(_)
             | RunError::Ended(_)) => other,
