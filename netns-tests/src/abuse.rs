@@ -67,6 +67,7 @@ struct Sender {
     per_second: u64,
     sent: u64,
     answers: u64,
+    cookies: u64,
 }
 
 impl Sender {
@@ -85,6 +86,7 @@ impl Sender {
             per_second,
             sent: 0,
             answers: 0,
+            cookies: 0,
         })
     }
 
@@ -112,8 +114,10 @@ impl Sender {
 
     fn listen(&mut self) {
         let mut buffer = [0; 2048];
-        while self.socket.recv(&mut buffer).is_ok() {
+        while let Ok(length) = self.socket.recv(&mut buffer) {
             self.answers += 1;
+            // A cookie reply of WireGuard.
+            self.cookies += u64::from(length == 64 && buffer[..4] == [3, 0, 0, 0]);
         }
     }
 
@@ -121,7 +125,7 @@ impl Sender {
     fn finish(mut self) -> Value {
         pace(Instant::now() + millis(500));
         self.listen();
-        json!({ "sent": self.sent, "answers": self.answers })
+        json!({ "sent": self.sent, "answers": self.answers, "cookies": self.cookies })
     }
 }
 
