@@ -7,6 +7,7 @@ pub mod cli;
 pub mod clock_watch;
 pub mod commands;
 pub mod config;
+pub mod control;
 pub mod daemon;
 pub mod discard;
 pub mod driver;

@@ -22,7 +22,7 @@ use tracing::{debug, warn};
 
 use crate::{
     admin::{PathKind, Peer, Schema, Status},
-    daemon::Control,
+    control::Control,
 };
 
 /// Peers with series of their own: those with most traffic. The bytes of all others are summed under [`OTHERS`].

@@ -36,7 +36,7 @@ use super::{
     VERSION_HEADER, Wait, WaitRequest,
 };
 use crate::{
-    daemon::Control,
+    control::Control,
     driver::Gone,
     io::peer_credentials,
     node::{CommandError, millis},

@@ -1,0 +1,272 @@
+//! What the admin socket, the metrics and the signals act on: the running daemon, seen from the control thread.
+
+use std::{
+    net::IpAddr,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use tokio::sync::Mutex;
+use tracing::{debug, info, warn};
+use wireguard::PublicKey;
+
+use crate::{
+    admin::{self, ErrorBody, ErrorCode, WarningCode, server::refusal},
+    alerts::Alerts,
+    config::{self, Settings, Source},
+    driver::NodeHandle,
+    identity::NodeId,
+    io::{clock::Clock, netlink::Netlink},
+    node::Seen,
+    notify::Notifier,
+    state::{self, PeerSeen, StateDir, StateError, Stock},
+    telemetry::Telemetry,
+};
+
+/// How old a remembered sign of life may get.
+const REMEMBER_AGAIN: Duration = Duration::from_secs(300);
+
+/// What the admin socket and the signals act on.
+#[derive(Debug)]
+pub struct Control {
+    /// The node loop.
+    pub node: NodeHandle,
+    pub(crate) source: Source,
+    pub(crate) own: NodeId,
+    pub(crate) running: Mutex<Settings>,
+    pub(crate) state: StateDir,
+    pub(crate) port: u16,
+    pub(crate) netlink: Netlink,
+    pub(crate) telemetry: Telemetry,
+    pub(crate) notifier: Notifier,
+    pub(crate) alerts: Arc<Alerts>,
+    pub(crate) clock: Clock,
+}
+
+impl Control {
+    /// Everything that `meshd status` shows.
+    ///
+    /// # Errors
+    /// The node loop does not answer.
+    pub async fn status(&self) -> Result<admin::Status, ErrorBody> {
+        let mut status = self
+            .node
+            .call(|node_loop, now| node_loop.node.status(now))
+            .await?;
+        status
+            .warnings
+            .extend(self.alerts.warnings(self.clock.now()));
+        Ok(status)
+    }
+
+    /// Writes a state file, and lets `status` say whether that works.
+    fn write<T: state::Record>(&self, record: &T) -> Result<(), StateError> {
+        let written = self.state.write(record);
+        note_write(&self.alerts, &written);
+        written
+    }
+
+    /// Reads the configuration again and adopts what can change while running. One at a time.
+    ///
+    /// # Errors
+    /// [`ErrorCode::Config`]: the configuration that ran stays in effect.
+    pub async fn reload(&self) -> Result<admin::Reload, ErrorBody> {
+        let mut running = self.running.lock().await;
+        self.notifier.reloading();
+        let reloaded = self.adopt(&mut running).await;
+        match &reloaded {
+            Ok(_) => self.notifier.ready(&self.summary()),
+            Err(error) => self.notifier.ready(&format!(
+                "Runs with its former configuration: {}",
+                error.error
+            )),
+        }
+        reloaded
+    }
+
+    /// One line about the node, for `systemctl status`.
+    pub(crate) fn summary(&self) -> String {
+        format!("{}, UDP port {}", self.own.address(), self.port)
+    }
+
+    async fn adopt(&self, running: &mut Settings) -> Result<admin::Reload, ErrorBody> {
+        let new = self.source.load_for(self.own).map_err(|error| {
+            let text = format!("{:#}", anyhow::Error::new(error));
+            refusal(
+                ErrorCode::Config,
+                &text,
+                "correct the file, then: meshd reload",
+            )
+        })?;
+        let changes = running.changes(&new);
+        let warnings = new.warnings.clone();
+        let live = new.live(running);
+        let settings = live.clone();
+        self.node
+            .call(move |node_loop, now| node_loop.node.handle_settings(&settings, now))
+            .await?;
+        self.telemetry.set_level(live.log.level);
+        *running = live;
+        info!(
+            applied = changes.applied.len(),
+            restart = changes.restart.len(),
+            "Configuration reloaded"
+        );
+        Ok(admin::Reload {
+            applied: changes.applied,
+            restart: changes.restart,
+            warnings,
+        })
+    }
+
+    /// Lets a stock device join, and remembers it.
+    ///
+    /// # Errors
+    /// Those of the node; and if it cannot be remembered, in which case it is not added.
+    pub async fn add_device(
+        &self,
+        name: &str,
+        key: PublicKey,
+    ) -> Result<std::net::Ipv6Addr, ErrorBody> {
+        if !config::is_label(name) {
+            let error =
+                format!("`{name}` is no name: 1 to 63 lower-case letters, digits and hyphens");
+            return Err(refusal(ErrorCode::Usage, &error, "meshd wg add phone"));
+        }
+        // Held over the write, so that two requests do not overwrite each other's file.
+        let _running = self.running.lock().await;
+        let own_name = name.to_owned();
+        let (address, devices) = self
+            .node
+            .call(move |node_loop, now| {
+                let address = node_loop.node.add_device(&own_name, key, now)?;
+                Ok::<_, crate::node::CommandError>((address, node_loop.node.added_devices()))
+            })
+            .await??;
+        if let Err(error) = self.write(&Stock { devices }) {
+            let own_name = name.to_owned();
+            self.node
+                .call(move |node_loop, _| node_loop.node.remove_device(&own_name))
+                .await??;
+            return Err(not_remembered(error));
+        }
+        Ok(address)
+    }
+
+    /// Takes a stock device away, for good.
+    ///
+    /// # Errors
+    /// Those of the node; and if the removal cannot be remembered: the device is out until the daemon restarts.
+    pub async fn remove_device(&self, name: &str) -> Result<(), ErrorBody> {
+        let _running = self.running.lock().await;
+        let name = name.to_owned();
+        let devices = self
+            .node
+            .call(move |node_loop, _| {
+                node_loop.node.remove_device(&name)?;
+                Ok::<_, crate::node::CommandError>(node_loop.node.added_devices())
+            })
+            .await??;
+        self.write(&Stock { devices }).map_err(not_remembered)
+    }
+
+    /// Changes the level of the log until the next reload or start.
+    pub fn set_log_level(&self, level: config::LogLevel) {
+        self.telemetry.set_level(level);
+        info!(?level, "Log level set");
+    }
+
+    /// The UDP port of the WireGuard sockets.
+    pub fn listen_port(&self) -> u16 {
+        self.port
+    }
+
+    /// An address of this machine at which others can probably reach it.
+    pub async fn guess_address(&self) -> Option<IpAddr> {
+        match self.netlink.local_addresses().await {
+            Ok(addresses) => addresses.first().copied(),
+            Err(error) => {
+                debug!(%error, "Local addresses unknown");
+                None
+            }
+        }
+    }
+
+    /// Writes down where peers are, if they have moved since `last`, or if that was long ago.
+    pub(crate) async fn remember(&self, last: &mut Remembered) {
+        let Ok(seen) = self
+            .node
+            .call(|node_loop, now| node_loop.node.seen(now))
+            .await
+        else {
+            return;
+        };
+        let now = unix_time();
+        let peer = |(key, seen): (PublicKey, Seen)| PeerSeen {
+            public_key: key,
+            endpoints: seen.endpoints,
+            seen: now.saturating_sub(seen.age.as_secs()),
+        };
+        let record = state::Peers {
+            peers: seen.into_iter().map(peer).collect(),
+        };
+        if !last.is_outdated_by(&record) {
+            return;
+        }
+        match self.write(&record) {
+            Ok(()) => last.0 = record,
+            Err(error) => {
+                warn!(error = %format!("{:#}", anyhow::Error::new(error)), "Peers not remembered");
+            }
+        }
+    }
+}
+
+/// What was last written of peers.
+#[derive(Debug, Default)]
+pub(crate) struct Remembered(state::Peers);
+
+impl Remembered {
+    /// Whether a file is worth its write: somebody is elsewhere, or was heard of five minutes later.
+    fn is_outdated_by(&self, now: &state::Peers) -> bool {
+        let is_same = |(old, new): (&PeerSeen, &PeerSeen)| {
+            old.public_key == new.public_key
+                && old.endpoints == new.endpoints
+                && new.seen.saturating_sub(old.seen) < REMEMBER_AGAIN.as_secs()
+        };
+        self.0.peers.len() != now.peers.len() || !self.0.peers.iter().zip(&now.peers).all(is_same)
+    }
+}
+
+fn not_remembered(error: StateError) -> ErrorBody {
+    let text = format!("{:#}", anyhow::Error::new(error));
+    refusal(
+        ErrorCode::Failed,
+        &format!("cannot write it down: {text}"),
+        "df -h; then try again",
+    )
+}
+
+/// Remembers whether the state directory can be written.
+pub(crate) fn note_write(alerts: &Alerts, written: &Result<(), StateError>) {
+    match written {
+        Ok(()) => alerts.clear(WarningCode::StateReadonly),
+        Err(error) => alerts.raise(WarningCode::StateReadonly, chain(error)),
+    }
+}
+
+/// An error with everything that caused it.
+pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(": ")
+}
+
+/// Seconds since 1970; 0 for a clock before that.
+pub(crate) fn unix_time() -> u64 {
+    SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
+}
