@@ -272,7 +272,21 @@ impl StateDir {
             .set_len(0)
             .and_then(|()| file.rewind())
             .and_then(|()| writeln!(file, "{}", std::process::id()));
+        self.sweep();
         Ok(StateLock { _file: file })
+    }
+
+    /// Removes the temporary files of records that killed processes left. The lock is ours, so none is in use; what cannot be
+    /// removed does no harm, and a later write says why the directory cannot be written.
+    fn sweep(&self) {
+        let Ok(entries) = fs::read_dir(&self.path) else {
+            return;
+        };
+        for entry in entries.flatten() {
+            if entry.file_name().to_str().is_some_and(is_temporary) {
+                let _ = fs::remove_file(entry.path());
+            }
+        }
     }
 
     /// Reads the identity. Refuses a file that anybody else could have read or written.
@@ -458,6 +472,17 @@ fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Stat
         path,
         source,
     }
+}
+
+/// Whether a file of this name is what [`StateDir::write_temp`] makes for a record: `.peers.json.4711`. A key's is left alone, since
+/// `meshd init` writes it without the lock.
+fn is_temporary(name: &str) -> bool {
+    let Some((stem, pid)) = name.rsplit_once('.') else {
+        return false;
+    };
+    stem.starts_with('.')
+        && stem.ends_with(".json")
+        && pid.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 #[cfg(test)]
@@ -680,5 +705,27 @@ mod tests {
         );
         drop(lock);
         state.lock().unwrap();
+    }
+
+    #[test]
+    fn what_a_killed_process_left_is_swept_and_nothing_else() {
+        let (_root, state) = state();
+        state.write(&Port { port: 1 }).unwrap();
+        let keep = [
+            ".node.key.1",
+            "peers.json.damaged",
+            ".port.json.x",
+            "port.json",
+        ];
+        for name in keep[..3]
+            .iter()
+            .chain(&[".peers.json.4711", ".kernel.json.1"])
+        {
+            fs::write(state.path().join(name), "x").unwrap();
+        }
+        let _lock = state.lock().unwrap();
+        assert!(keep.iter().all(|name| state.path().join(name).exists()));
+        assert!(!state.path().join(".peers.json.4711").exists());
+        assert!(!state.path().join(".kernel.json.1").exists());
     }
 }
