@@ -243,12 +243,7 @@ impl Entry {
             self.send_keepalive(&mut batch, now, out);
         }
         if self.attempt.is_some() || (self.upkeep == Upkeep::Always && !session.is_established()) {
-            self.attempt = Some(Attempt {
-                phase: Phase::Asking,
-                started: now.millis,
-                tries: 0,
-                next: now.millis,
-            });
+            self.attempt = Some(Attempt::due(now.millis));
         }
         self.visit_locked(&mut batch, now, out);
     }
@@ -326,12 +321,7 @@ impl Entry {
                 if let Some(initiation) = own
                     && let Some(endpoint) = batch.endpoint()
                 {
-                    let attempt = Attempt {
-                        phase: Phase::Asking,
-                        started: now.millis,
-                        tries: 0,
-                        next: now.millis,
-                    };
+                    let attempt = Attempt::due(now.millis);
                     self.attempt.get_or_insert(attempt);
                     self.send_initiation(&mut batch, initiation, endpoint, now, out);
                 }
@@ -439,12 +429,7 @@ impl Entry {
             if let Some(initiation) = self.advance(batch, out)
                 && let Some(endpoint) = batch.endpoint()
             {
-                let attempt = Attempt {
-                    phase: Phase::Asking,
-                    started: now.millis,
-                    tries: 0,
-                    next: now.millis,
-                };
+                let attempt = Attempt::due(now.millis);
                 self.attempt.get_or_insert(attempt);
                 self.send_initiation(batch, initiation, endpoint, now, out);
             }
@@ -487,14 +472,7 @@ impl Entry {
             now.millis.max(sent + millis(REKEY_TIMEOUT))
         });
         match &mut self.attempt {
-            None => {
-                self.attempt = Some(Attempt {
-                    phase: Phase::Asking,
-                    started: next,
-                    tries: 0,
-                    next,
-                })
-            }
+            None => self.attempt = Some(Attempt::due(next)),
             Some(attempt) if attempt.phase == Phase::Settling => {
                 attempt.phase = Phase::Asking;
                 attempt.next = attempt.next.min(next);
@@ -709,6 +687,16 @@ impl Entry {
 }
 
 impl Attempt {
+    /// An attempt whose first initiation is due at `start`.
+    const fn due(start: u64) -> Self {
+        Self {
+            phase: Phase::Asking,
+            started: start,
+            tries: 0,
+            next: start,
+        }
+    }
+
     /// Whether nothing came for so long that the protocol gives up.
     const fn is_patient(&self, now: u64) -> bool {
         now.saturating_sub(self.started) >= millis(REKEY_ATTEMPT_TIME)
