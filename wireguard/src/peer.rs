@@ -17,8 +17,9 @@ use crate::constants::{
     PATIENT_RETRY, REJECT_AFTER_TIME, REKEY_AFTER_TIME, REKEY_ATTEMPT_TIME, REKEY_TIMEOUT,
     RENEW_AS_RESPONDER, SETTLE_TIME, SILENCE_TIMEOUT, TRIES_AT_PROVEN, TRIES_PER_UNANSWERED,
 };
-use crate::device::{Event, HandshakeError, Transmit};
+use crate::device::{Event, Transmit};
 use crate::endpoint::Endpoint;
+use crate::handshake::HandshakeError;
 use crate::key::{PresharedKey, PublicKey};
 use crate::keypair::Role;
 use crate::message::index_at;

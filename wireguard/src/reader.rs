@@ -11,7 +11,7 @@ use hmac::SimpleHmac;
 use x25519_dalek::PublicKey as Point;
 use zeroize::Zeroizing;
 
-use crate::device::HandshakeError;
+use crate::handshake::HandshakeError;
 use crate::key::{PrivateKey, PublicKey, check_point};
 use crate::message::{Mac1, Message, index_at};
 #[cfg(feature = "_sim")]

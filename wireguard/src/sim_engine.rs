@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 use std::time::Instant;
 
 use crate::constants::{COOKIE_LEN, INITIATION_LEN, OVERHEAD, RESPONSE_LEN};
-use crate::device::HandshakeError;
+use crate::handshake::HandshakeError;
 use crate::key::{PresharedKey, PublicKey};
 use crate::keypair::{Keypairs, Role};
 use crate::message::{Mac1, Message, index_at};

@@ -37,7 +37,7 @@ use boringtun::noise::errors::WireGuardError;
 use boringtun::noise::rate_limiter::RateLimiter;
 use boringtun::noise::{Tunn, TunnResult};
 
-use crate::device::HandshakeError;
+use crate::handshake::HandshakeError;
 use crate::key::{PresharedKey, PrivateKey, PublicKey};
 use crate::session::{OpenError, SealError};
 #[cfg(feature = "_sim")]
