@@ -56,7 +56,7 @@ reasons! {
     AddressUnproven => "address-unproven",
     /// From outside: more handshake messages of one proven address (IPv4, or IPv6 /64) than it may send.
     SourceLimit => "source-limit",
-    /// From outside: a receiver index that no session has.
+    /// From outside: data, or an answer to a handshake, with a receiver index that no session has.
     UnknownReceiver => "unknown-receiver",
     /// From outside: data that does not authenticate.
     NotAuthentic => "not-authentic",
@@ -70,7 +70,7 @@ reasons! {
     HandshakeRefused => "handshake-refused",
     /// From outside: a handshake of a key that may not open a session.
     Stranger => "stranger",
-    /// From outside: more handshakes than the node loop takes.
+    /// From outside: more handshakes than the handshake thread, or more strangers than the node loop, can take.
     HandshakeQueueFull => "handshake-queue-full",
     /// A session without a known endpoint, or no socket of the endpoint's family.
     NoEndpoint => "no-endpoint",

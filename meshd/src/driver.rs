@@ -8,11 +8,13 @@
 //!   │ TUN → seal → UDP  │                   ▲                   │ UDP → open → TUN  │
 //!   └─────────┬─────────┘                   │                   └────┬─────────┬────┘
 //!             │ notices (bounded)           │        notices (bounded)│         │ handshakes (gate, bounded, dropped first)
-//!             └──────────────────►┌─────────┴──────────┐◄─────────────┘ ┌───────▼─────────────┐
-//!                                 │ node loop (thread) │◄───────────────┤ handshake (thread)  │
-//!                                 │ owns Node alone    │  authentic     │ ≤ 25 % of a core    │
-//!                                 │                    │  (bounded)     │ key → known? → read │
-//!                                 └─────────▲──────────┘                └─────────────────────┘
+//!             └──────────────────►┌─────────┴──────────┐◄─────────────┘ ┌───────▼──────────────┐
+//!                                 │ node loop (thread) │◄───────────────┤ handshake (thread)   │
+//!                                 │ owns Node alone    │  notices       │ ≤ 25 % of a core     │
+//!                                 │                    │◄───────────────┤ key → known? → read  │
+//!                                 │                    │  strangers     │ → engine → UDP       │
+//!                                 │                    ├───────────────►│                      │
+//!                                 └─────────▲──────────┘  admitted      └──────────────────────┘
 //!                    calls (bounded)        │ requests (bounded): names to resolve
 //!             ┌─────────────────────────────┴──────────┐
 //!             │ control (main thread, tokio): admin    │
@@ -21,8 +23,13 @@
 //! ```
 //!
 //! Packet threads never wait for anybody: a full queue costs a counted packet, not time. The node loop takes notices before calls and
-//! calls before handshakes. The only lock is that of one session, for one batch, never two at once. Order inside a flow holds because
-//! one thread carries each direction. A thread that ends ends the daemon.
+//! calls before strangers. What others ask of a session's handshake is answered in the handshake thread; the node loop hears of it as
+//! of traffic, by a notice that something was noted in the session, and of what was refused it hears nothing. Strangers it only lets in,
+//! on an open node; their message goes back to be answered.
+//!
+//! The only lock is that of one session: for one batch of packets, or for one step of a handshake, for which packets of that session
+//! (and of no other) wait 0.15 ms. Nobody ever holds two. Order inside a flow holds because one thread carries each direction. A thread
+//! that ends ends the daemon.
 
 use std::{
     collections::HashMap,
@@ -42,8 +49,9 @@ use wireguard::{Gate, PublicKey};
 
 use crate::{
     config::{HostPort, Settings},
+    discard::Reason,
     forward::{Inside, Notice, Outbox, Outside, Shared},
-    handshake::{Authentic, HandshakeReader},
+    handshake::{HandshakeThread, Incoming, Stranger},
     io::wake::Wake,
     node::{Fresh, Node, Output, Pong},
     pulse::Pulse,
@@ -51,19 +59,19 @@ use crate::{
 
 /// Notices of the packet threads: a burst of packets for a closed session at most.
 pub const NOTICES: usize = 1024;
-/// Handshake messages waiting to be read: 100 ms of work at 0.1 ms each and a quarter of a core, so that the wait stays short under a
-/// flood.
+/// Handshake messages that wait for their thread: 0.1 s of its time if all come from strangers, 0.25 s if all are answered, both at a
+/// quarter of a core, so that the wait stays short under a flood.
 const HANDSHAKES: usize = 256;
-/// Handshake messages whose authors are known: 10 ms of work for the node loop.
-const AUTHENTIC: usize = 64;
+/// Strangers that ask for a session: 5 ms of work for the node loop.
+const STRANGERS: usize = 64;
 /// Commands of the control thread.
 const CALLS: usize = 64;
 /// Peers whose names wait to be resolved.
 pub const REQUESTS: usize = 256;
 
 const _: () = assert!(
-    (HANDSHAKES + AUTHENTIC) * size_of::<Authentic>() <= 96 << 10,
-    "strangers fill this queue"
+    HANDSHAKES * size_of::<Incoming>() + STRANGERS * size_of::<Stranger>() <= 96 << 10,
+    "strangers fill these queues"
 );
 const _: () = assert!(
     NOTICES * 1500 <= 2 << 20,
@@ -73,9 +81,9 @@ const _: () = assert!(
 /// How often it is looked whether threads have answered.
 const LISTEN: Duration = Duration::from_millis(5);
 
-/// Most notices, and most handshakes, taken before timers are looked at again.
+/// Most notices, and most strangers, taken before timers are looked at again.
 const NOTICES_A_TURN: usize = 256;
-const HANDSHAKES_A_TURN: usize = 16;
+const STRANGERS_A_TURN: usize = 16;
 
 /// Something to do on the node loop.
 type Call = Box<dyn FnOnce(&mut NodeLoop, Instant) + Send>;
@@ -86,7 +94,8 @@ pub struct NodeLoop {
     pub node: Node,
     shared: Shared,
     notices: Receiver<Notice>,
-    authentic: Receiver<Authentic>,
+    strangers: Receiver<Stranger>,
+    handshakes: Sender<Incoming>,
     calls: Receiver<Call>,
     requests: mpsc::Sender<Request>,
     pongs: HashMap<u64, oneshot::Sender<Pong>>,
@@ -233,7 +242,7 @@ pub fn start(
     ended: &mpsc::Sender<String>,
 ) -> io::Result<Threads> {
     let (handshakes_in, handshakes) = bounded(HANDSHAKES);
-    let (authentic_in, authentic) = bounded(AUTHENTIC);
+    let (strangers_in, strangers) = bounded(STRANGERS);
     let (calls_in, calls) = bounded(CALLS);
     let (changed, changes) = watch::channel(());
     let mut secret = [0; 32];
@@ -242,11 +251,13 @@ pub fn start(
     let stop = Arc::new(Wake::new()?);
 
     let node = Node::new(settings, fresh, shared.clock.now());
-    let handshake_reader = HandshakeReader {
+    let handshake_thread = HandshakeThread {
         reader: node.reader().clone(),
         fib: Arc::clone(&shared.fib),
         incoming: handshakes,
-        authentic: authentic_in,
+        strangers: strangers_in,
+        notices: shared.notices.clone(),
+        sockets: Arc::clone(&shared.sockets),
         discards: Arc::clone(&shared.discards),
         clock: shared.clock,
     };
@@ -254,7 +265,8 @@ pub fn start(
         node,
         shared: shared.clone(),
         notices,
-        authentic,
+        strangers,
+        handshakes: handshakes_in.clone(),
         calls,
         requests,
         pongs: HashMap::new(),
@@ -267,9 +279,9 @@ pub fn start(
         node_loop.run();
         Ok(())
     })?;
-    // Not joined: it ends when `outside` does.
+    // Not joined: it ends when the node loop and `outside` have.
     spawn("handshake", ended, move || {
-        handshake_reader.run();
+        handshake_thread.run();
         Ok(())
     })?;
     let outside = Outside::new(shared.clone(), handshakes_in, gate);
@@ -400,14 +412,12 @@ impl NodeLoop {
                 Err(TryRecvError::Disconnected) => return Turn::Over,
             }
         }
-        for _ in 0..HANDSHAKES_A_TURN {
-            let Ok(Authentic { author, handshake }) = self.authentic.try_recv() else {
+        for _ in 0..STRANGERS_A_TURN {
+            let Ok(stranger) = self.strangers.try_recv() else {
                 break;
             };
             turn = Turn::Busy;
-            let now = self.shared.clock.now();
-            self.node
-                .handle_read(author, handshake.from, handshake.datagram(), now);
+            self.admit(stranger);
         }
         let now = self.shared.clock.now();
         let deadline = self.node.poll_timeout();
@@ -416,6 +426,26 @@ impl NodeLoop {
             self.node.handle_timeout(now);
         }
         turn
+    }
+
+    /// Gives a stranger a session, if it may have one, and its message back to be answered.
+    fn admit(&mut self, stranger: Stranger) {
+        let now = self.shared.clock.now();
+        let refused = match self.node.admit(stranger.key, now) {
+            None => Some(Reason::Stranger),
+            Some(session) => {
+                let admitted = Incoming::Admitted {
+                    session,
+                    author: stranger.author,
+                    handshake: stranger.handshake,
+                };
+                let sent = self.handshakes.try_send(admitted);
+                sent.is_err().then_some(Reason::HandshakeQueueFull)
+            }
+        };
+        if let Some(reason) = refused {
+            self.shared.discards.discard(reason, 1);
+        }
     }
 
     /// Carries out what the node wants.
@@ -459,7 +489,7 @@ impl NodeLoop {
         let mut select = Select::new();
         select.recv(&self.notices);
         select.recv(&self.calls);
-        select.recv(&self.authentic);
+        select.recv(&self.strangers);
         match self.node.poll_timeout() {
             None => {
                 select.ready();

@@ -1,14 +1,9 @@
-//! The forwarding snapshot that packet threads read: destination prefix to session, receiver index to session.
+//! The forwarding snapshot that packet threads read: destination prefix to session, receiver index to session, key to session.
 //!
 //! The node loop builds a new [`Fib`] whenever a peer comes or goes and swaps it in; a packet thread loads it once per batch and
 //! never waits. The only lock a packet thread takes is that of one session, for one batch, never two at once.
 
-use std::{
-    collections::{HashMap, HashSet},
-    fmt,
-    net::Ipv6Addr,
-    sync::Arc,
-};
+use std::{collections::HashMap, fmt, net::Ipv6Addr, sync::Arc};
 
 use ipnetwork::Ipv6Network;
 use wireguard::{PublicKey, Session};
@@ -22,7 +17,7 @@ pub struct Fib {
     token: EchoToken,
     by_prefix: Table,
     by_receiver: HashMap<u32, Arc<Session>>,
-    keys: HashSet<PublicKey>,
+    by_key: HashMap<PublicKey, Arc<Session>>,
     admission: Admission,
 }
 
@@ -53,14 +48,14 @@ impl Fib {
             token,
             by_prefix: Table::default(),
             by_receiver: HashMap::new(),
-            keys: HashSet::new(),
+            by_key: HashMap::new(),
             admission: Admission::Listed,
         };
         for (session, prefixes) in sessions {
             for prefix in prefixes {
                 fib.by_prefix.insert(prefix, &session);
             }
-            fib.keys.insert(*session.key());
+            fib.by_key.insert(*session.key(), Arc::clone(&session));
             fib.by_receiver.insert(session.index(), session);
         }
         fib
@@ -71,9 +66,9 @@ impl Fib {
         Self { admission, ..self }
     }
 
-    /// Whether there is a session with the holder of this key.
-    pub fn knows(&self, key: &PublicKey) -> bool {
-        self.keys.contains(key)
+    /// The session with the holder of this key, open or not.
+    pub fn session(&self, key: &PublicKey) -> Option<&Arc<Session>> {
+        self.by_key.get(key)
     }
 
     /// Whether those without a session may ask for one.

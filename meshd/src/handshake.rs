@@ -1,71 +1,142 @@
-//! The thread that reads handshake messages from anybody, so that strangers cost the node loop nothing.
+//! The thread that takes handshake messages, from the first key agreement to the answer on the wire, so that neither strangers nor
+//! peers cost the node loop more than a look at the outcome, and what is refused costs it nothing.
 
 use std::{
+    collections::VecDeque,
     sync::Arc,
     thread,
     time::{Duration, Instant},
 };
 
 use arc_swap::ArcSwap;
-use crossbeam_channel::{Receiver, Sender, TrySendError};
+use crossbeam_channel::{Receiver, Sender};
 use tracing::debug;
-use wireguard::{Author, HandshakeError, Reader};
+use wireguard::{Author, HandshakeError, PublicKey, Reader, Session, Transmit};
 
 use crate::{
     discard::{Discards, Reason},
     fib::Fib,
-    forward::Handshake,
+    forward::{Handshake, Notice, Outbox, Sockets, Unheard},
     io::clock::Clock,
 };
 
-/// One part in this many of a core may go into reading what strangers send.
+/// One part in this many of a core may go into handshakes.
 const SHARE: u32 = 4;
 /// Work that is done at once before that share is enforced, in time at that share: handshakes of some hundred peers.
 const BURST: Duration = Duration::from_millis(100);
 
-/// A handshake message whose author is known.
+/// Something for the handshake thread.
 #[derive(Debug)]
-pub struct Authentic {
-    /// Who made it.
+pub enum Incoming {
+    /// A message that passed the gate.
+    Message(Handshake),
+    /// A message of a stranger, whom the node loop has let in.
+    Admitted {
+        /// The session that it has now.
+        session: Arc<Session>,
+        /// What was read from the message.
+        author: Author,
+        /// The message.
+        handshake: Handshake,
+    },
+}
+
+/// An authentic initiation of one who has no session: the node loop decides, and sends it back as [`Incoming::Admitted`].
+#[derive(Debug)]
+pub struct Stranger {
+    /// Who asks for a session.
+    pub key: PublicKey,
+    /// What was read from the message.
     pub author: Author,
-    /// The message, and where it came from.
+    /// The message.
     pub handshake: Handshake,
 }
 
-/// Reads handshake messages.
+/// Takes handshake messages.
 #[derive(Debug)]
-pub struct HandshakeReader {
+pub struct HandshakeThread {
     /// Knows our key.
     pub reader: Reader,
-    /// Who may have a session.
+    /// Who has a session.
     pub fib: Arc<ArcSwap<Fib>>,
-    /// What passed the gate.
-    pub incoming: Receiver<Handshake>,
-    /// What the node loop is to hear about.
-    pub authentic: Sender<Authentic>,
+    /// What passed the gate, and what comes back from the node loop.
+    pub incoming: Receiver<Incoming>,
+    /// Who asks the node loop for a session.
+    pub strangers: Sender<Stranger>,
+    /// Tells the node loop what its sessions came to.
+    pub notices: Sender<Notice>,
+    /// Where answers leave.
+    pub sockets: Arc<Sockets>,
     /// The counters of discarded packets.
     pub discards: Arc<Discards>,
     /// The clock that everybody uses.
     pub clock: Clock,
 }
 
-impl HandshakeReader {
-    /// Reads until the queue of incoming messages is closed.
+/// Whether strangers are worked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Strangers {
+    /// As far as the node admits any.
+    Welcome,
+    /// Those who are known come first.
+    Wait,
+}
+
+/// Whose message it is.
+#[derive(Debug)]
+pub enum Whose<'fib> {
+    /// Somebody with a session, or who claims to answer us in it.
+    Peer(&'fib Arc<Session>),
+    /// Somebody whom the node loop may let in.
+    Stranger(PublicKey),
+}
+
+/// Reads a message and finds its session.
+///
+/// # Errors
+/// Those of [`Reader::read`]; [`HandshakeError::UnknownIndex`].
+pub fn read<'fib>(
+    reader: &Reader,
+    fib: &'fib Fib,
+    datagram: &[u8],
+    strangers: Strangers,
+    now: Instant,
+) -> Result<(Author, Whose<'fib>), HandshakeError> {
+    let author = reader.read(datagram, |key| match fib.session(key) {
+        Some(session) => session.admit(now),
+        None if strangers == Strangers::Welcome && fib.admits_strangers() => Ok(()),
+        None => Err(HandshakeError::Stranger(*key)),
+    })?;
+    let whose = match author {
+        Author::Initiator { key, .. } => match fib.session(&key) {
+            Some(session) => Whose::Peer(session),
+            None => Whose::Stranger(key),
+        },
+        Author::Answerer { receiver } => {
+            let session = fib.receiver(receiver);
+            Whose::Peer(session.ok_or(HandshakeError::UnknownIndex)?)
+        }
+    };
+    Ok((author, whose))
+}
+
+/// What the thread sends with, and what it still has to say.
+#[derive(Debug, Default)]
+struct Desk {
+    sent: VecDeque<Transmit>,
+    outbox: Outbox,
+    unheard: Unheard,
+}
+
+impl HandshakeThread {
+    /// Takes messages until nobody can send any more.
     pub fn run(self) {
+        let mut desk = Desk::default();
         let mut budget = Budget::new(self.clock.now());
-        for handshake in &self.incoming {
+        for incoming in &self.incoming {
             let begun = self.clock.now();
-            let has_time = budget.has_time(begun);
-            let fib = self.fib.load();
-            let author = self.reader.read(handshake.datagram(), |key| {
-                fib.knows(key) || (has_time && fib.admits_strangers())
-            });
-            match author {
-                Ok(author) => self.pass_on(Authentic { author, handshake }),
-                Err(error) => {
-                    debug!(%handshake.from.remote, %error, "Handshake message refused");
-                    self.discards.discard(reason(error), 1);
-                }
+            if let Err(reason) = self.take(incoming, budget.strangers(begun), begun, &mut desk) {
+                self.discards.discard(reason, 1);
             }
             let now = self.clock.now();
             let pause = budget.spend(now.saturating_duration_since(begun), now);
@@ -75,21 +146,79 @@ impl HandshakeReader {
         }
     }
 
-    fn pass_on(&self, authentic: Authentic) {
-        if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) =
-            self.authentic.try_send(authentic)
-        {
-            self.discards.discard(Reason::HandshakeQueueFull, 1);
+    fn take(
+        &self,
+        incoming: Incoming,
+        strangers: Strangers,
+        now: Instant,
+        desk: &mut Desk,
+    ) -> Result<(), Reason> {
+        let handshake = match incoming {
+            Incoming::Message(handshake) => handshake,
+            Incoming::Admitted {
+                session,
+                author,
+                handshake,
+            } => return self.step(&session, author, &handshake, now, desk),
+        };
+        let fib = self.fib.load();
+        let (author, whose) = read(&self.reader, &fib, handshake.datagram(), strangers, now)
+            .map_err(|error| refused(&handshake, error))?;
+        match whose {
+            Whose::Peer(session) => self.step(session, author, &handshake, now, desk),
+            Whose::Stranger(key) => {
+                let stranger = Stranger {
+                    key,
+                    author,
+                    handshake,
+                };
+                let asked = self.strangers.try_send(stranger);
+                asked.map_err(|_| Reason::HandshakeQueueFull)
+            }
         }
     }
+
+    /// The engine's part, under the session's lock. Packets of that session wait meanwhile, and those of no other.
+    fn step(
+        &self,
+        session: &Session,
+        author: Author,
+        handshake: &Handshake,
+        now: Instant,
+        desk: &mut Desk,
+    ) -> Result<(), Reason> {
+        let mut batch = session.lock(now);
+        let result =
+            batch.handle_handshake(author, handshake.from, handshake.datagram(), &mut desk.sent);
+        let signals = batch.finish();
+        for transmit in desk.sent.drain(..) {
+            desk.outbox.transmit(&transmit, &self.discards);
+        }
+        desk.outbox.flush(&self.sockets, &self.discards, now);
+        desk.unheard.signal(&self.notices, session.key(), signals);
+        result.map_err(|error| refused(handshake, error))
+    }
+}
+
+fn refused(handshake: &Handshake, error: HandshakeError) -> Reason {
+    debug!(%handshake.from.remote, %error, "Handshake message refused");
+    reason(error)
 }
 
 /// Why a handshake message led to nothing, for the counters.
 pub fn reason(error: HandshakeError) -> Reason {
-    if matches!(error, HandshakeError::Stranger(_)) {
-        Reason::Stranger
-    } else {
-        Reason::HandshakeRefused
+    match error {
+        HandshakeError::Stranger(_) => Reason::Stranger,
+        HandshakeError::UnknownIndex => Reason::UnknownReceiver,
+        HandshakeError::NotHandshake
+        | HandshakeError::Mac1
+        | HandshakeError::Ephemeral(_)
+        | HandshakeError::Static(_)
+        | HandshakeError::OwnKey
+        | HandshakeError::TooSoon
+        | HandshakeError::Unexpected
+        | HandshakeError::Replayed
+        | HandshakeError::Forged => Reason::HandshakeRefused,
     }
 }
 
@@ -105,9 +234,13 @@ impl Budget {
         Self { square: now }
     }
 
-    /// Whether strangers may be worked for: not while half the burst is used up, so that those who are known come first.
-    fn has_time(&self, now: Instant) -> bool {
-        self.square.saturating_duration_since(now) < BURST / 2
+    /// Strangers have to wait while half the burst is used up.
+    fn strangers(&self, now: Instant) -> Strangers {
+        if self.square.saturating_duration_since(now) < BURST / 2 {
+            Strangers::Welcome
+        } else {
+            Strangers::Wait
+        }
     }
 
     /// Notes time spent, and says how long to pause.
@@ -122,20 +255,25 @@ impl Budget {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{config::Admission, testdata::identity};
+    use crate::{config::Admission, io::udp::UdpSocket, testdata::identity};
     use crossbeam_channel::bounded;
-    use wireguard::{Device, Endpoint, Kind, Peer, Upkeep};
+    use std::net::{SocketAddr, UdpSocket as Plain};
+    use wireguard::{Device, Endpoint, Kind, Mac1, Peer, Upkeep};
 
-    /// What an initiation of `initiator` to `responder` comes to, where the responder knows `known`.
-    fn read(
-        initiator: usize,
-        responder: usize,
-        known: usize,
-        admission: Admission,
-    ) -> (Vec<Authentic>, Arc<Discards>) {
-        let clock = Clock::new();
-        let (ours, key) = (identity(responder), |n| identity(n).node().public_key());
-        let peer = |n| Peer {
+    const OURS: usize = 0;
+    const THEIRS: usize = 1;
+    const LOCALHOST: &str = "127.0.0.1:0";
+
+    fn key(n: usize) -> PublicKey {
+        identity(n).node().public_key()
+    }
+
+    fn device(n: usize) -> Device {
+        Device::new(identity(n).private_key().clone(), 1)
+    }
+
+    fn peer(n: usize) -> Peer {
+        Peer {
             key: key(n),
             preshared: None,
             kind: Kind::Mesh,
@@ -143,58 +281,231 @@ mod tests {
             endpoints: vec!["192.0.2.1:7".parse().unwrap()],
             persistent_keepalive: None,
             upkeep: Upkeep::OnDemand,
-        };
-        let mut client = Device::new(identity(initiator).private_key().clone(), 1);
-        client.add_peer(peer(responder), clock.now()).unwrap();
-        client.initiate(&key(responder), clock.now());
-        let initiation = client.poll_transmit().unwrap().payload;
-        let mut device = Device::new(ours.private_key().clone(), 1);
-        let session = device.add_peer(peer(known), clock.now()).unwrap();
-        let node = ours.node();
-        let fib = Fib::new(
-            node.address(),
-            node.prefix(),
-            [0; 8],
-            [(session, Vec::new())],
-        );
+        }
+    }
 
-        let (outside, incoming) = bounded(1);
-        let (authentic, node_loop) = bounded(1);
-        let discards = Arc::new(Discards::default());
-        let from = Endpoint::unproven("192.0.2.1:7".parse().unwrap());
-        outside
-            .send(Handshake::new(from, &initiation).unwrap())
-            .unwrap();
-        drop(outside);
-        let reader = HandshakeReader {
-            reader: device.reader().clone(),
-            fib: Arc::new(ArcSwap::from_pointee(fib.admitting(admission))),
-            incoming,
-            authentic,
-            discards: Arc::clone(&discards),
-            clock,
-        };
-        reader.run();
-        (node_loop.try_iter().collect(), discards)
+    /// Two devices that know each other since a minute; ours has the thread, and no other.
+    struct Bench {
+        ours: Device,
+        theirs: Device,
+        /// Where they are.
+        socket: Plain,
+        clock: Clock,
+        then: Instant,
+        admission: Admission,
+    }
+
+    /// What the thread did.
+    struct Done {
+        notices: Vec<Notice>,
+        strangers: Vec<Stranger>,
+        discards: Arc<Discards>,
+        replies: Vec<Vec<u8>>,
+    }
+
+    impl Bench {
+        fn new() -> Self {
+            let clock = Clock::new();
+            let then = clock.now().checked_sub(Duration::from_secs(60)).unwrap();
+            let (mut ours, mut theirs) = (device(OURS), device(THEIRS));
+            ours.add_peer(peer(THEIRS), then).unwrap();
+            theirs.add_peer(peer(OURS), then).unwrap();
+            let socket = Plain::bind(LOCALHOST).unwrap();
+            socket.set_nonblocking(true).unwrap();
+            Self {
+                ours,
+                theirs,
+                socket,
+                clock,
+                then,
+                admission: Admission::Listed,
+            }
+        }
+
+        fn from(&self) -> Endpoint {
+            Endpoint::unproven(self.socket.local_addr().unwrap())
+        }
+
+        fn initiation(from: &mut Device, to: usize, now: Instant) -> Vec<u8> {
+            from.initiate(&key(to), now);
+            from.poll_transmit().unwrap().payload
+        }
+
+        fn message(&self, datagram: &[u8]) -> Incoming {
+            Incoming::Message(Handshake::new(self.from(), datagram).unwrap())
+        }
+
+        /// Gives these to the thread, and waits until it is done.
+        fn run(&self, messages: Vec<Incoming>) -> Done {
+            let node = identity(OURS).node();
+            let sessions = self.ours.sessions().cloned();
+            let fib = Fib::new(
+                node.address(),
+                node.prefix(),
+                [0; 8],
+                sessions.map(|session| (session, Vec::new())),
+            );
+            let (outside, incoming) = bounded(8);
+            let (strangers, asked) = bounded(8);
+            let (notices, heard) = bounded(8);
+            for message in messages {
+                outside.send(message).unwrap();
+            }
+            drop(outside);
+            let discards = Arc::new(Discards::default());
+            let local: SocketAddr = LOCALHOST.parse().unwrap();
+            let sockets = Sockets::new(vec![UdpSocket::bind(local, 0).unwrap()]);
+            let thread = HandshakeThread {
+                reader: self.ours.reader().clone(),
+                fib: Arc::new(ArcSwap::from_pointee(fib.admitting(self.admission))),
+                incoming,
+                strangers,
+                notices,
+                sockets: Arc::new(sockets),
+                discards: Arc::clone(&discards),
+                clock: self.clock,
+            };
+            thread.run();
+            let mut buffer = [0; 256];
+            let replies = std::iter::from_fn(|| {
+                let length = self.socket.recv(&mut buffer).ok()?;
+                Some(buffer[..length].to_vec())
+            });
+            Done {
+                notices: heard.try_iter().collect(),
+                strangers: asked.try_iter().collect(),
+                discards,
+                replies: replies.collect(),
+            }
+        }
+    }
+
+    impl Done {
+        /// That the node loop hears nothing, nobody gets an answer, and what was refused is counted.
+        fn ends_here(&self, reason: Reason, times: u64) {
+            assert!(self.notices.is_empty() && self.strangers.is_empty());
+            assert!(self.replies.is_empty());
+            assert_eq!(self.discards.count(reason), times, "{:?}", self.discards);
+        }
+
+        fn tells_of(&self, peer: usize) -> bool {
+            matches!(self.notices.as_slice(), [Notice::Signal(told)] if *told == key(peer))
+        }
     }
 
     #[test]
-    fn the_node_loop_hears_of_those_it_knows() {
-        let (heard, _) = read(0, 1, 0, Admission::Listed);
-        let author = Author::Initiator(identity(0).node().public_key());
-        assert_eq!(
-            heard.iter().map(|one| one.author).collect::<Vec<_>>(),
-            [author]
-        );
+    fn a_peer_is_answered_from_here_and_the_node_loop_told() {
+        let mut bench = Bench::new();
+        let initiation = Bench::initiation(&mut bench.theirs, OURS, bench.then);
+        let done = bench.run(vec![bench.message(&initiation)]);
+        assert!(done.tells_of(THEIRS) && done.strangers.is_empty());
+        let [response] = done.replies.as_slice() else {
+            panic!("{:?}", done.replies)
+        };
+        let taken = bench
+            .theirs
+            .handle_datagram(bench.from(), response, bench.clock.now());
+        assert_eq!(taken, Ok(()));
+    }
+
+    #[test]
+    fn a_replayed_initiation_ends_here() {
+        let mut bench = Bench::new();
+        let initiation = Bench::initiation(&mut bench.theirs, OURS, bench.then);
+        let (from, then) = (bench.from(), bench.then);
+        bench.ours.handle_datagram(from, &initiation, then).unwrap();
+        let replays = (0..5).map(|_| bench.message(&initiation)).collect();
+        bench.run(replays).ends_here(Reason::HandshakeRefused, 5);
+    }
+
+    #[test]
+    fn an_initiation_too_soon_after_the_last_ends_here() {
+        let mut bench = Bench::new();
+        let first = Bench::initiation(&mut bench.theirs, OURS, bench.then);
+        let later = bench.then + Duration::from_secs(10);
+        bench.theirs.handle_timeout(later);
+        let second = bench.theirs.poll_transmit().unwrap().payload;
+        let now = bench.clock.now();
+        let from = bench.from();
+        bench.ours.handle_datagram(from, &first, now).unwrap();
+        let soon = vec![bench.message(&second)];
+        bench.run(soon).ends_here(Reason::HandshakeRefused, 1);
+    }
+
+    #[test]
+    fn a_forged_response_ends_here_and_the_right_one_does_not() {
+        let mut bench = Bench::new();
+        let (from, then) = (bench.from(), bench.then);
+        let initiation = Bench::initiation(&mut bench.ours, THEIRS, then);
+        bench
+            .theirs
+            .handle_datagram(from, &initiation, then)
+            .unwrap();
+        let response = bench.theirs.poll_transmit().unwrap().payload;
+        let mut forged = response.clone();
+        forged[50] ^= 1;
+        Mac1::new(&key(OURS)).write(&mut forged);
+        let forgeries = (0..5).map(|_| bench.message(&forged)).collect();
+        bench.run(forgeries).ends_here(Reason::HandshakeRefused, 5);
+
+        let done = bench.run(vec![bench.message(&response)]);
+        assert!(done.tells_of(THEIRS));
+        assert_eq!(done.replies.len(), 1, "the keepalive that confirms");
+        assert!(bench.ours.session(&key(THEIRS)).unwrap().is_established());
+    }
+
+    #[test]
+    fn an_answer_to_nobody_ends_here() {
+        let bench = Bench::new();
+        let mut response = vec![0; 92];
+        response[0] = 2;
+        response[12] = 9;
+        Mac1::new(&key(OURS)).write(&mut response);
+        let done = bench.run(vec![bench.message(&response)]);
+        done.ends_here(Reason::UnknownReceiver, 1);
     }
 
     #[test]
     fn the_node_loop_never_hears_of_strangers_unless_it_is_open() {
-        let (heard, discards) = read(0, 1, 2, Admission::Listed);
-        assert!(heard.is_empty());
-        assert_eq!(discards.count(Reason::Stranger), 1);
-        let (heard, _) = read(0, 1, 2, Admission::Open);
-        assert_eq!(heard.len(), 1);
+        let mut bench = Bench::new();
+        let mut stranger = device(2);
+        stranger.add_peer(peer(OURS), bench.then).unwrap();
+        let initiation = Bench::initiation(&mut stranger, OURS, bench.then);
+        let done = bench.run(vec![bench.message(&initiation)]);
+        done.ends_here(Reason::Stranger, 1);
+
+        bench.admission = Admission::Open;
+        let mut done = bench.run(vec![bench.message(&initiation)]);
+        assert!(done.notices.is_empty() && done.replies.is_empty());
+        let Stranger {
+            key: named,
+            author,
+            handshake,
+        } = done.strangers.pop().unwrap();
+        assert_eq!(named, key(2));
+        let session = bench.ours.add_peer(peer(2), bench.then).unwrap();
+        let admitted = Incoming::Admitted {
+            session,
+            author,
+            handshake,
+        };
+        let done = bench.run(vec![admitted]);
+        assert!(done.tells_of(2) && done.replies.len() == 1);
+    }
+
+    #[test]
+    fn who_was_removed_before_its_turn_gets_no_answer() {
+        let mut bench = Bench::new();
+        let initiation = Bench::initiation(&mut bench.theirs, OURS, bench.then);
+        let author = bench.ours.reader().read(&initiation, |_| Ok(())).unwrap();
+        let session = Arc::clone(bench.ours.session(&key(THEIRS)).unwrap());
+        bench.ours.remove_peer(&key(THEIRS));
+        let late = Incoming::Admitted {
+            session,
+            author,
+            handshake: Handshake::new(bench.from(), &initiation).unwrap(),
+        };
+        bench.run(vec![late]).ends_here(Reason::Stranger, 1);
     }
 
     const WORK: Duration = Duration::from_millis(1);
@@ -210,7 +521,7 @@ mod tests {
         }
         let quarter = Duration::from_millis(2_500);
         assert!((quarter..quarter + BURST).contains(&worked), "{worked:?}");
-        assert!(!budget.has_time(now), "known peers come first");
+        assert_eq!(budget.strangers(now), Strangers::Wait);
     }
 
     #[test]
@@ -219,7 +530,7 @@ mod tests {
         let mut budget = Budget::new(start);
         for n in 0..1000 {
             let now = start + 10 * n * WORK;
-            assert!(budget.has_time(now));
+            assert_eq!(budget.strangers(now), Strangers::Welcome);
             assert_eq!(budget.spend(WORK, now), Duration::ZERO);
         }
     }

@@ -16,9 +16,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tracing::{debug, info, trace};
+use tracing::{debug, info};
 use wireguard::{
-    AddPeerError, Author, Device, Endpoint, Event, HandshakeError, PublicKey, Reader, Transmit,
+    AddPeerError, Device, Event, PublicKey, Reader, Transmit,
     constants::{OVERHEAD, PADDING},
 };
 
@@ -29,7 +29,6 @@ use crate::{
     config::{Admission, HostPort, InterfaceSettings, Settings},
     discard::{Discards, Reason},
     fib::Fib,
-    handshake,
     held::Held,
     icmp::{self, EchoToken, ErrorLimit, Unreachable},
     identity::{Identity, overlay},
@@ -209,35 +208,12 @@ impl Node {
 
     // ---- packets -------------------------------------------------------------------------------------------------------------
 
-    /// A handshake message from outside.
-    pub fn handle_datagram(&mut self, from: Endpoint, datagram: &[u8], now: Instant) {
-        match self.device.reader().read(datagram, |_| true) {
-            Ok(author) => self.handle_read(author, from, datagram, now),
-            Err(error) => self.discards.discard(handshake::reason(error), 1),
-        }
-    }
-
-    /// A handshake message from outside whose author [`wireguard::Reader`] has found out.
-    pub fn handle_read(&mut self, author: Author, from: Endpoint, datagram: &[u8], now: Instant) {
-        let mut result = self.device.handle_read(author, from, datagram, now);
-        if let Err(HandshakeError::Stranger(key)) = result
-            && self.admit(key, now)
-        {
-            result = self.device.handle_read(author, from, datagram, now);
-        }
-        if let Err(error) = result {
-            trace!(%from.remote, %error, "Handshake message refused");
-            self.discards.discard(handshake::reason(error), 1);
-        }
-        self.drain_device(now);
-    }
-
-    /// What reads handshake messages for [`Self::handle_read`].
+    /// What reads handshake messages to this node.
     pub fn reader(&self) -> &Reader {
         self.device.reader()
     }
 
-    /// A packet thread saw something on this peer's session that concerns its timers.
+    /// Another thread saw something on this peer's session that concerns its timers.
     pub fn handle_signal(&mut self, peer: &PublicKey, now: Instant) {
         self.device.handle_signal(peer, now);
         self.drain_device(now);

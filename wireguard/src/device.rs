@@ -13,7 +13,6 @@ use crate::constants::{MAX_PEERS, RESUME_BURST, RESUME_INTERVAL};
 use crate::endpoint::Endpoint;
 use crate::handshake::HandshakeError;
 use crate::key::{PrivateKey, PublicKey};
-use crate::message::Message;
 use crate::peer::{Entry, Now, Outputs, Peer};
 #[cfg(feature = "_sim")]
 use crate::reader::Suite;
@@ -140,7 +139,7 @@ impl Device {
         self.reader.public()
     }
 
-    /// Reads handshake messages to our key before they come to [`Self::handle_read`].
+    /// Reads handshake messages to our key before they come to [`crate::Batch::handle_handshake`].
     pub const fn reader(&self) -> &Reader {
         &self.reader
     }
@@ -233,7 +232,9 @@ impl Device {
         }
         if let Some(base) = self.base {
             let session = Arc::clone(&entry.session);
-            entry.restart(&mut session.lock(base));
+            let mut batch = session.lock(base);
+            entry.restart(&mut batch);
+            batch.state.handshakes.end();
         }
     }
 
@@ -258,7 +259,8 @@ impl Device {
         self.entries.values().map(|entry| &entry.session)
     }
 
-    /// Takes a handshake message (types 1, 2 and 3).
+    /// Takes a handshake message (types 1, 2 and 3), all in one go: [`Reader::read`], [`crate::Batch::handle_handshake`] and
+    /// [`Self::handle_signal`], which a program with threads divides among them.
     ///
     /// # Errors
     /// See [`HandshakeError`]. A message that is refused moves no endpoint and makes no keypair.
@@ -268,45 +270,23 @@ impl Device {
         datagram: &[u8],
         now: Instant,
     ) -> Result<(), HandshakeError> {
-        let author = self
-            .reader
-            .read(datagram, |key| self.keys.contains_key(key))?;
-        self.handle_read(author, from, datagram, now)
-    }
-
-    /// Takes a handshake message that [`Self::reader`] has read, on whatever thread.
-    ///
-    /// # Errors
-    /// See [`HandshakeError`]. A message that is refused moves no endpoint and makes no keypair.
-    pub fn handle_read(
-        &mut self,
-        author: Author,
-        from: Endpoint,
-        datagram: &[u8],
-        now: Instant,
-    ) -> Result<(), HandshakeError> {
+        let author = self.reader.read(datagram, |key| match self.session(key) {
+            Some(session) => session.admit(now),
+            None => Err(HandshakeError::Stranger(*key)),
+        })?;
         let now = self.moment(now);
-        match (author, Message::of(datagram)) {
-            (Author::Initiator(key), Some(Message::Initiation)) => {
-                let index = *self.keys.get(&key).ok_or(HandshakeError::Stranger(key))?;
-                self.with_entry(index, |entry, out| {
-                    entry.handle_initiation(from, datagram, now, out)
-                })
+        let index = match author {
+            Author::Initiator { key, .. } => {
+                *self.keys.get(&key).ok_or(HandshakeError::Stranger(key))?
             }
-            (Author::Answerer { receiver }, Some(Message::Response)) => self
-                .with_entry(receiver >> 8, |entry, out| {
-                    entry.handle_response(from, datagram, now, out)
-                }),
-            (Author::Answerer { receiver }, Some(Message::Cookie { .. })) => {
-                self.with_entry(receiver >> 8, |entry, _| entry.handle_cookie(datagram, now))
-            }
-            (Author::Initiator(_) | Author::Answerer { .. }, _) => {
-                Err(HandshakeError::NotHandshake)
-            }
-        }
+            Author::Answerer { receiver } => receiver >> 8,
+        };
+        self.with_entry(index, |entry, out| {
+            entry.handle_handshake(author, from, datagram, now, out)
+        })
     }
 
-    /// A packet thread's signals for this peer were not empty: looks at what it noted.
+    /// Another thread's signals for this peer were not empty: looks at what it noted.
     pub fn handle_signal(&mut self, key: &PublicKey, now: Instant) {
         let now = self.moment(now);
         if let Some(&index) = self.keys.get(key) {

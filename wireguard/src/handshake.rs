@@ -1,8 +1,25 @@
-//! Handshakes.
+//! The handshake half of a session: what the engine and our account of it do in one piece, under the session's lock.
+//!
+//! A step is taken by the device, when its timers want an initiation, or by whoever carries what others send
+//! ([`Batch::handle_handshake`]): a thread of its own, so that no key agreement which others ask for holds up the node's loop.
+//! A step leaves notes under the same lock, and the device looks at them before all else whenever it visits the session, as
+//! [`crate::Signals::handshake`] asks it to: timers, attempts and events are its business. So an outcome that comes late is not
+//! lost, and of a session that was removed or got another engine in between there is none left.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
 
 use thiserror::Error;
 
+use crate::constants::INITIATION_INTERVAL;
+use crate::device::Transmit;
+use crate::endpoint::Endpoint;
 use crate::key::{KeyError, PublicKey};
+use crate::keypair::Role;
+use crate::message::{Message, index_at};
+use crate::reader::{Author, Stamp};
+use crate::session::Batch;
+use crate::tunnel::Advanced;
 
 /// Why a handshake message led to nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
@@ -59,5 +76,291 @@ impl HandshakeError {
             Self::Replayed => "handshake_replayed",
             Self::Forged => "handshake_forged",
         }
+    }
+}
+
+/// One initiation of ours.
+#[derive(Clone, Copy, Debug)]
+struct Initiation {
+    index: u32,
+    sent: Instant,
+}
+
+/// What the steps since the device last looked came to. Times are milliseconds since its base.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Notes {
+    /// When an initiation of the peer was answered.
+    pub(crate) answered: Option<u64>,
+    /// A response gave a keypair, so long after its initiation.
+    pub(crate) completed: Option<Duration>,
+    /// The engine has sent an initiation of its own accord.
+    pub(crate) asked: bool,
+}
+
+/// What a session knows of its handshakes, besides the keypairs that came of them.
+#[derive(Debug, Default)]
+pub(crate) struct Handshakes {
+    /// The last two initiations we made, the last one first: either may be answered, once.
+    initiations: [Option<Initiation>; 2],
+    /// Whether the engine waits for the answer to the last of them.
+    is_waiting: bool,
+    /// When we last accepted an initiation, and what it was stamped with.
+    heard: Option<u64>,
+    stamp: Stamp,
+    /// The session was removed.
+    is_over: bool,
+    notes: Notes,
+}
+
+impl Handshakes {
+    /// Whether an initiation of `peer` may be worked for at `now`.
+    pub(crate) fn admit(&self, peer: &PublicKey, now: u64) -> Result<(), HandshakeError> {
+        let interval = INITIATION_INTERVAL.as_millis() as u64;
+        if self.is_over {
+            return Err(HandshakeError::Stranger(*peer));
+        }
+        if self
+            .heard
+            .is_some_and(|heard| now.saturating_sub(heard) < interval)
+        {
+            return Err(HandshakeError::TooSoon);
+        }
+        Ok(())
+    }
+
+    /// Whether the engine waits for the answer to our last initiation.
+    pub(crate) const fn is_waiting(&self) -> bool {
+        self.is_waiting
+    }
+
+    pub(crate) fn take_notes(&mut self) -> Notes {
+        std::mem::take(&mut self.notes)
+    }
+
+    /// The engine was replaced: nothing that was under way can be completed, and the new one knows no stamp.
+    pub(crate) fn restart(&mut self) {
+        *self = Self {
+            heard: self.heard,
+            is_over: self.is_over,
+            ..Self::default()
+        };
+    }
+
+    /// The session was removed: whoever still holds it takes no step any more.
+    pub(crate) fn end(&mut self) {
+        self.restart();
+        self.is_over = true;
+    }
+}
+
+impl Batch<'_> {
+    /// Takes a handshake message of this session that [`crate::Reader`] has read; what it makes us send goes to the end of `out`.
+    /// Locks the session for one or two key agreements, unless the message is refused before it comes to that.
+    ///
+    /// # Errors
+    /// See [`HandshakeError`]. A message that is refused moves no endpoint and makes no keypair.
+    pub fn handle_handshake(
+        &mut self,
+        author: Author,
+        from: Endpoint,
+        datagram: &[u8],
+        out: &mut VecDeque<Transmit>,
+    ) -> Result<(), HandshakeError> {
+        match (author, Message::of(datagram)) {
+            (Author::Initiator { key, .. }, _) if key != *self.session.key() => {
+                Err(HandshakeError::Stranger(key))
+            }
+            (Author::Initiator { stamp, .. }, Some(Message::Initiation)) => {
+                self.answer(stamp, from, datagram, out)
+            }
+            (Author::Answerer { .. }, Some(Message::Response)) => {
+                self.complete(from, datagram, out)
+            }
+            // It proves nothing about where the peer is, so nothing roams.
+            (Author::Answerer { .. }, Some(Message::Cookie { .. })) => {
+                self.state.tunnel.handle(datagram).map(|_| ())
+            }
+            (Author::Initiator { .. } | Author::Answerer { .. }, _) => {
+                Err(HandshakeError::NotHandshake)
+            }
+        }
+    }
+
+    /// An initiation of the peer.
+    fn answer(
+        &mut self,
+        stamp: Stamp,
+        from: Endpoint,
+        initiation: &[u8],
+        out: &mut VecDeque<Transmit>,
+    ) -> Result<(), HandshakeError> {
+        let handshakes = &self.state.handshakes;
+        handshakes.admit(self.session.key(), self.now)?;
+        // The engine would refuse it too, after it has agreed on a key for it.
+        if stamp <= handshakes.stamp {
+            return Err(HandshakeError::Replayed);
+        }
+        let own = self.advance(out);
+        match self.state.tunnel.handle(initiation) {
+            Ok(response) => {
+                // The engine accepts only time stamps newer than the last it saw, but after a restart of ours it saw none:
+                // this may be a replay. So it is answered where it came from and says where to try while there is no session,
+                // but it does not move one that works: the first message on the new keypair does. What the engine wanted to
+                // send itself is void.
+                if !self.session.is_established() {
+                    self.roam(from);
+                }
+                let (index, now) = (index_at(&response, 4), self.now);
+                self.state.keypairs.insert(index, Role::Responder, now);
+                self.note_received(initiation.len());
+                self.note_sent(response.len());
+                let handshakes = &mut self.state.handshakes;
+                handshakes.heard = Some(now);
+                handshakes.stamp = stamp;
+                handshakes.is_waiting = false;
+                handshakes.notes.answered = Some(now);
+                self.signals.handshake = true;
+                out.push_back(Transmit {
+                    endpoint: from,
+                    payload: response,
+                });
+                Ok(())
+            }
+            Err(error) => {
+                if let Some(payload) = own
+                    && let Some(endpoint) = self.endpoint()
+                {
+                    self.note_sent(payload.len());
+                    self.state.handshakes.notes.asked = true;
+                    self.signals.handshake = true;
+                    out.push_back(Transmit { endpoint, payload });
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// A response to an initiation of ours.
+    fn complete(
+        &mut self,
+        from: Endpoint,
+        response: &[u8],
+        out: &mut VecDeque<Transmit>,
+    ) -> Result<(), HandshakeError> {
+        let index = index_at(response, 8);
+        let is_answered = |sent: &Option<Initiation>| sent.is_some_and(|sent| sent.index == index);
+        let place = self
+            .state
+            .handshakes
+            .initiations
+            .iter()
+            .position(is_answered)
+            .ok_or(HandshakeError::Unexpected)?;
+        let keepalive = self.state.tunnel.handle(response)?;
+        self.state.keypairs.insert(index, Role::Initiator, self.now);
+        if let Some(keypair) = self.state.keypairs.current_mut() {
+            keypair.sent = 1;
+        }
+        self.fresh();
+        self.roam(from);
+        self.note_received(response.len());
+        self.note_sent(keepalive.len());
+        let handshakes = &mut self.state.handshakes;
+        let answered = handshakes.initiations[place].take();
+        handshakes.is_waiting &= place != 0;
+        handshakes.notes.completed =
+            answered.map(|sent| self.instant.saturating_duration_since(sent.sent));
+        self.signals.handshake = true;
+        out.push_back(Transmit {
+            endpoint: from,
+            payload: keepalive,
+        });
+        Ok(())
+    }
+
+    /// The next initiation, which the engine makes itself as its clock catches up, or because we ask it to. To be sent.
+    pub(crate) fn initiate(&mut self, out: &mut VecDeque<Transmit>) -> Vec<u8> {
+        if let Some(initiation) = self.advance(out) {
+            return initiation;
+        }
+        let initiation = self.state.tunnel.initiate(self.instant);
+        self.note_initiation(&initiation);
+        initiation
+    }
+
+    /// Lets the engine's clock catch up; returns an initiation if the engine made one of its own accord.
+    pub(crate) fn advance(&mut self, out: &mut VecDeque<Transmit>) -> Option<Vec<u8>> {
+        let state = &mut *self.state;
+        let advanced = state.tunnel.advance();
+        state.keypairs.advance();
+        if matches!(advanced, Advanced::Wiped) {
+            state.keypairs.clear();
+            state.handshakes.initiations = [None, None];
+            state.handshakes.is_waiting = false;
+            self.lapse();
+        } else if state.keypairs.current().is_some() && !state.tunnel.has_current() {
+            state.keypairs.forget_current();
+            self.lapse();
+        }
+        match advanced {
+            Advanced::Message(message) if message.first() == Some(&1) => {
+                self.note_initiation(&message);
+                Some(message)
+            }
+            Advanced::Message(payload) => {
+                if let Some(endpoint) = self.endpoint() {
+                    self.note_sent(payload.len());
+                    out.push_back(Transmit { endpoint, payload });
+                }
+                None
+            }
+            Advanced::Nothing | Advanced::Wiped => None,
+        }
+    }
+
+    fn note_initiation(&mut self, initiation: &[u8]) {
+        let handshakes = &mut self.state.handshakes;
+        let made = Initiation {
+            index: index_at(initiation, 4),
+            sent: self.instant,
+        };
+        handshakes.initiations = [Some(made), handshakes.initiations[0]];
+        handshakes.is_waiting = true;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::key::PrivateKey;
+    use crate::reader::Reader;
+    use crate::session::{Kind, Session};
+    use crate::tunnel::Factory;
+
+    #[test]
+    fn a_replay_does_not_reach_the_engine() {
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "some instant has to be the first"
+        )]
+        let base = Instant::now();
+        let [ours, theirs] = [1, 2].map(|byte| PrivateKey::from_bytes([byte << 3; 32]));
+        let (key, factory) = (theirs.public(), Factory::boringtun(ours.clone()));
+        let fresh = || factory.make(&key, None, 5, 1);
+        let session = Session::new(key, Kind::Mesh, 5, base, fresh(), Vec::new());
+        let mut peer = Factory::boringtun(theirs).make(&ours.public(), None, 5, 1);
+        let initiation = peer.initiate(base);
+        let author = Reader::new(ours).read(&initiation, |_| Ok(())).unwrap();
+        let from = Endpoint::unproven("192.0.2.1:1".parse().unwrap());
+        let take = |after| {
+            let mut batch = session.lock(base + Duration::from_secs(after));
+            batch.handle_handshake(author, from, &initiation, &mut VecDeque::new())
+        };
+        assert_eq!(take(0), Ok(()));
+        // This one has seen nothing, and would answer.
+        session.lock(base).state.tunnel = fresh();
+        assert_eq!(take(1), Err(HandshakeError::Replayed));
+        session.lock(base).state.handshakes.restart();
+        assert_eq!(take(2), Ok(()));
     }
 }

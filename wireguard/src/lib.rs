@@ -1,8 +1,9 @@
 //! WireGuard sessions between keys, without I/O.
 //!
 //! Bytes and the time go in; datagrams, packets, events and deadlines come out. There is no socket, no thread and no clock
-//! here, so that a thousand nodes can run in virtual time in one test. A session has two halves: handshakes and timers belong
-//! to the [`Device`], which the node's loop owns alone; sealing and opening belong to the [`Session`], which packet threads share.
+//! here, so that a thousand nodes can run in virtual time in one test. Peers and timers belong to the [`Device`], which the node's loop
+//! owns alone; sealing, opening and the steps of a handshake belong to the [`Session`], which other threads share. One thread may do all
+//! of it: [`Device::handle_datagram`].
 //!
 //! # The way of a packet out
 //!
@@ -17,18 +18,19 @@
 //!
 //! 1. A packet thread reads the header with [`Message::of`]. What is not WireGuard is not ours.
 //! 2. Handshake messages (types 1, 2, 3): [`Gate::judge`] at once for the first two, so that nobody who does not know our key, nor
-//!    anybody under load who has not proven its address, gets any further; then by queue to a thread that does
-//!    [`Reader::read`], where strangers and forgers end; then to the node's loop and into [`Device::handle_read`] (6).
+//!    anybody under load who has not proven its address, gets any further; then by queue to a thread that does all of (6).
 //! 3. Data: the upper 24 bits of the receiver index are [`Session::index`]. [`Session::lock`] once for a run of datagrams.
 //! 4. [`Batch::open`] refuses counters beyond the limit and keypairs that are unknown or too old, then asks the engine, which
 //!    checks the replay window before and after it opens the message.
 //! 5. An authentic message moves the endpoint, may confirm a keypair that we answered for, and is noted; the packet's source is
 //!    compared with what the peer may send from ([`Verdict`]).
-//! 6. The reader has checked the MAC again, refused ephemeral keys of low order, and read the initiator's key from the message
-//!    *before* anything is allocated ([`HandshakeError::Stranger`]). The device applies the limit of 20 ms per peer, and lets the
-//!    engine answer.
+//! 6. [`Reader::read`] checks the MAC again, refuses ephemeral keys of low order, and reads the initiator's key from the message
+//!    *before* anything is allocated ([`HandshakeError::Stranger`]). [`Session::admit`] applies the limit of 20 ms per peer before the
+//!    second key agreement, which shows that the initiator has the key. Under the session's lock [`Batch::handle_handshake`] refuses
+//!    replays and answers to nothing, lets the engine answer, and notes what came of it, which the device hears of by signal
+//!    ([`Device::handle_signal`]); of what is refused it hears nothing.
 //!    An initiator may send when it has the response; a responder only when the first data message of the new keypair has
-//!    opened (5), which the node's loop hears of by signal.
+//!    opened (5), which the node's loop hears of by signal too.
 //!
 //! # Time
 //!
@@ -73,5 +75,5 @@ pub use handshake::HandshakeError;
 pub use key::{KeyError, PresharedKey, PrivateKey, PublicKey};
 pub use message::{Mac1, Message};
 pub use peer::{Peer, Upkeep};
-pub use reader::{Author, Reader};
+pub use reader::{Author, Reader, Stamp};
 pub use session::{Batch, Counters, Kind, OpenError, Opened, SealError, Session, Signals, Verdict};

@@ -4,6 +4,9 @@
 //! note times in the session; a visit reads them, does what is due, and says when the next visit is due at the latest. That may
 //! be early, since a time can move on meanwhile, but never late: while a session is *watched*, it is visited every ten
 //! seconds, and a session that is not watched says so ([`crate::Signals::woke`]) as soon as it has a new deadline.
+//!
+//! Steps of a handshake are in `handshake.rs`. Those that others ask for may have been taken on another thread; every visit
+//! begins with what they came to.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -13,19 +16,18 @@ use std::time::{Duration, Instant};
 use ipnetwork::Ipv6Network;
 
 use crate::constants::{
-    INITIATION_INTERVAL, JITTER, KEEPALIVE_TIMEOUT, KEY_LIFETIME, KEY_LIFETIME_SLACK, OVERHEAD,
-    PATIENT_RETRY, REJECT_AFTER_TIME, REKEY_AFTER_TIME, REKEY_ATTEMPT_TIME, REKEY_TIMEOUT,
-    RENEW_AS_RESPONDER, SETTLE_TIME, SILENCE_TIMEOUT, TRIES_AT_PROVEN, TRIES_PER_UNANSWERED,
+    JITTER, KEEPALIVE_TIMEOUT, KEY_LIFETIME, KEY_LIFETIME_SLACK, OVERHEAD, PATIENT_RETRY,
+    REJECT_AFTER_TIME, REKEY_AFTER_TIME, REKEY_ATTEMPT_TIME, REKEY_TIMEOUT, RENEW_AS_RESPONDER,
+    SETTLE_TIME, SILENCE_TIMEOUT, TRIES_AT_PROVEN, TRIES_PER_UNANSWERED,
 };
 use crate::device::{Event, Transmit};
 use crate::endpoint::Endpoint;
 use crate::handshake::HandshakeError;
 use crate::key::{PresharedKey, PublicKey};
 use crate::keypair::Role;
-use crate::message::index_at;
+use crate::reader::Author;
 use crate::rng::Rng;
 use crate::session::{Batch, Kind, Session, State};
-use crate::tunnel::Advanced;
 
 /// Whether a session is kept when nobody uses it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -102,14 +104,8 @@ pub(crate) struct Entry {
     /// Whose turn it is among the endpoints.
     turn: usize,
     attempt: Option<Attempt>,
-    /// The last two initiations we sent, the last one first.
-    initiations: [Option<(u32, Instant)>; 2],
-    /// Whether the engine waits for the answer to the last of them.
-    waiting: bool,
     /// When we last sent a handshake message.
     shaken: Option<u64>,
-    /// When we last accepted an initiation.
-    heard: Option<u64>,
     /// Whether the last event said that there is a session.
     up: bool,
     jitter: u64,
@@ -132,10 +128,7 @@ impl Entry {
             upkeep: peer.upkeep,
             turn: 0,
             attempt: None,
-            initiations: [None, None],
-            waiting: false,
             shaken: None,
-            heard: None,
             up: false,
             jitter: 0,
             deadline: None,
@@ -159,11 +152,10 @@ impl Entry {
     /// The engine was replaced: nothing that was under way can be completed.
     pub(crate) fn restart(&mut self, batch: &mut Batch<'_>) {
         batch.state.keypairs.clear();
+        batch.state.handshakes.restart();
         batch.state.renewal = false;
         batch.lapse();
         self.attempt = None;
-        self.initiations = [None, None];
-        self.waiting = false;
         self.shaken = None;
     }
 
@@ -190,7 +182,7 @@ impl Entry {
     }
 
     fn visit_locked(&mut self, batch: &mut Batch<'_>, now: Now, out: &mut Outputs) {
-        self.heed_signals(batch, now, out);
+        self.heed(batch, now, out);
         self.drop_old_keys(batch, now, out);
         self.report(None, out);
         if self
@@ -219,7 +211,7 @@ impl Entry {
             self.send_keepalive(batch, now, out);
         }
         batch.state.watched = batch.state.unanswered.is_some() || batch.state.owed.is_some();
-        self.heed_signals(batch, now, out);
+        self.heed(batch, now, out);
         self.report(None, out);
         self.deadline = self.next_deadline(&batch.state, now);
     }
@@ -228,6 +220,7 @@ impl Entry {
     pub(crate) fn initiate(&mut self, now: Now, out: &mut Outputs) {
         let session = Arc::clone(&self.session);
         let mut batch = session.lock(now.instant);
+        self.heed(&mut batch, now, out);
         if !session.is_established() {
             self.begin(&mut batch, now, out);
         }
@@ -238,6 +231,7 @@ impl Entry {
     pub(crate) fn handle_network_change(&mut self, now: Now, out: &mut Outputs) {
         let session = Arc::clone(&self.session);
         let mut batch = session.lock(now.instant);
+        self.heed(&mut batch, now, out);
         batch.forget_source();
         self.drop_old_keys(&mut batch, now, out);
         if session.is_established() {
@@ -254,6 +248,7 @@ impl Entry {
     pub(crate) fn handle_resume(&mut self, wait: u64, now: Now, out: &mut Outputs) -> bool {
         let session = Arc::clone(&self.session);
         let mut batch = session.lock(now.instant);
+        self.heed(&mut batch, now, out);
         batch.forget_source();
         let is_wanted = self.upkeep == Upkeep::Always
             || self.attempt.is_some()
@@ -273,68 +268,10 @@ impl Entry {
         is_wanted
     }
 
-    /// An initiation whose sender is this peer.
-    pub(crate) fn handle_initiation(
+    /// A handshake message of this peer, or one that claims to answer ours.
+    pub(crate) fn handle_handshake(
         &mut self,
-        from: Endpoint,
-        datagram: &[u8],
-        now: Now,
-        out: &mut Outputs,
-    ) -> Result<(), HandshakeError> {
-        if self
-            .heard
-            .is_some_and(|heard| now.millis.saturating_sub(heard) < millis(INITIATION_INTERVAL))
-        {
-            return Err(HandshakeError::TooSoon);
-        }
-        let session = Arc::clone(&self.session);
-        let mut batch = session.lock(now.instant);
-        let own = self.advance(&mut batch, out);
-        match batch.state.tunnel.handle(datagram) {
-            Ok(response) => {
-                // The engine accepts only time stamps newer than the last it saw, but after a restart of ours it saw none:
-                // this may be a replay. So it is answered where it came from and says where to try while there is no session,
-                // but it does not move one that works: the first message on the new keypair does. What the engine wanted to
-                // send itself is void.
-                if !session.is_established() {
-                    batch.roam(from);
-                }
-                batch
-                    .state
-                    .keypairs
-                    .insert(index_at(&response, 4), Role::Responder, now.millis);
-                batch.note_received(datagram.len());
-                batch.note_sent(response.len());
-                self.heard = Some(now.millis);
-                self.shaken = Some(now.millis);
-                self.waiting = false;
-                if let Some(attempt) = &mut self.attempt {
-                    attempt.next = attempt.next.max(now.millis + millis(REKEY_TIMEOUT));
-                }
-                out.transmits.push_back(Transmit {
-                    endpoint: from,
-                    payload: response,
-                });
-                self.visit_locked(&mut batch, now, out);
-                Ok(())
-            }
-            Err(error) => {
-                if let Some(initiation) = own
-                    && let Some(endpoint) = batch.endpoint()
-                {
-                    let attempt = Attempt::due(now.millis);
-                    self.attempt.get_or_insert(attempt);
-                    self.send_initiation(&mut batch, initiation, endpoint, now, out);
-                }
-                self.visit_locked(&mut batch, now, out);
-                Err(error)
-            }
-        }
-    }
-
-    /// A response to an initiation of ours.
-    pub(crate) fn handle_response(
-        &mut self,
+        author: Author,
         from: Endpoint,
         datagram: &[u8],
         now: Now,
@@ -342,52 +279,33 @@ impl Entry {
     ) -> Result<(), HandshakeError> {
         let session = Arc::clone(&self.session);
         let mut batch = session.lock(now.instant);
-        let keepalive = batch.state.tunnel.handle(datagram)?;
-        let index = index_at(datagram, 8);
-        batch
-            .state
-            .keypairs
-            .insert(index, Role::Initiator, now.millis);
-        if let Some(keypair) = batch.state.keypairs.current_mut() {
-            keypair.sent = 1;
+        let result = batch.handle_handshake(author, from, datagram, &mut out.transmits);
+        if batch.signals.any() {
+            self.visit_locked(&mut batch, now, out);
         }
-        batch.fresh();
-        batch.roam(from);
-        batch.note_received(datagram.len());
-        batch.note_sent(keepalive.len());
-        let sent = self
-            .initiations
-            .iter()
-            .flatten()
-            .find(|sent| sent.0 == index);
-        let rtt = sent.map(|sent| now.instant.saturating_duration_since(sent.1));
-        if self.initiations[0].is_some_and(|last| last.0 == index) {
-            self.waiting = false;
-        }
-        self.conclude(now);
-        out.transmits.push_back(Transmit {
-            endpoint: from,
-            payload: keepalive,
-        });
-        self.report(rtt, out);
-        self.visit_locked(&mut batch, now, out);
-        Ok(())
+        result
     }
 
-    /// A cookie for the next initiation. It proves nothing about where the peer is, so nothing roams.
-    pub(crate) fn handle_cookie(&self, datagram: &[u8], now: Now) -> Result<(), HandshakeError> {
-        self.session
-            .lock(now.instant)
-            .state
-            .tunnel
-            .handle(datagram)
-            .map(|_| ())
-    }
-
-    fn heed_signals(&mut self, batch: &mut Batch<'_>, now: Now, out: &mut Outputs) {
-        let signals = batch.take_pending();
+    /// Looks at what was noted since the last visit.
+    fn heed(&mut self, batch: &mut Batch<'_>, now: Now, out: &mut Outputs) {
+        let (signals, notes) = batch.take_pending();
+        if let Some(at) = notes.answered {
+            self.shaken = self.shaken.max(Some(at));
+            if let Some(attempt) = &mut self.attempt {
+                attempt.next = attempt.next.max(at + millis(REKEY_TIMEOUT));
+            }
+        }
+        if notes.asked {
+            let attempt = Attempt::due(now.millis);
+            self.attempt.get_or_insert(attempt);
+            self.note_try(now, out);
+        }
+        if notes.completed.is_some() {
+            self.conclude(batch, now);
+            self.report(notes.completed, out);
+        }
         if signals.confirmed {
-            self.conclude(now);
+            self.conclude(batch, now);
         }
         if signals.roamed
             && let Some(endpoint) = batch.endpoint()
@@ -400,8 +318,8 @@ impl Entry {
     }
 
     /// There is a new keypair: no initiation is wanted any more, except to settle one that the engine waits for.
-    fn conclude(&mut self, now: Now) {
-        if self.waiting
+    fn conclude(&mut self, batch: &Batch<'_>, now: Now) {
+        if batch.state.handshakes.is_waiting()
             && let Some(attempt) = &mut self.attempt
         {
             attempt.phase = Phase::Settling;
@@ -427,7 +345,7 @@ impl Entry {
             .newest()
             .is_some_and(|born| born + millis(KEY_LIFETIME + KEY_LIFETIME_SLACK) <= now.millis)
         {
-            if let Some(initiation) = self.advance(batch, out)
+            if let Some(initiation) = batch.advance(&mut out.transmits)
                 && let Some(endpoint) = batch.endpoint()
             {
                 let attempt = Attempt::due(now.millis);
@@ -522,10 +440,7 @@ impl Entry {
             });
             return;
         };
-        let initiation = match self.advance(batch, out) {
-            Some(initiation) => initiation,
-            None => batch.state.tunnel.initiate(now.instant),
-        };
+        let initiation = batch.initiate(&mut out.transmits);
         self.send_initiation(batch, initiation, endpoint, now, out);
     }
 
@@ -537,11 +452,16 @@ impl Entry {
         now: Now,
         out: &mut Outputs,
     ) {
-        self.initiations = [
-            Some((index_at(&initiation, 4), now.instant)),
-            self.initiations[0],
-        ];
-        self.waiting = true;
+        batch.note_sent(initiation.len());
+        out.transmits.push_back(Transmit {
+            endpoint,
+            payload: initiation,
+        });
+        self.note_try(now, out);
+    }
+
+    /// An initiation was sent: when the next one is due.
+    fn note_try(&mut self, now: Now, out: &mut Outputs) {
         self.shaken = Some(now.millis);
         self.jitter = out.rng.jitter(JITTER);
         if let Some(attempt) = &mut self.attempt {
@@ -554,11 +474,6 @@ impl Entry {
             attempt.tries = attempt.tries.saturating_add(1);
             attempt.next = now.millis + millis(pause) + self.jitter;
         }
-        batch.note_sent(initiation.len());
-        out.transmits.push_back(Transmit {
-            endpoint,
-            payload: initiation,
-        });
     }
 
     /// Where the next initiation goes: to the endpoint that worked last, then in turn to every one that is known.
@@ -575,35 +490,6 @@ impl Entry {
         match self.endpoints.get(turn) {
             Some(remote) => Some(Endpoint::unproven(*remote)),
             None => proven,
-        }
-    }
-
-    /// Lets the engine's clock catch up; returns an initiation if the engine made one of its own accord.
-    fn advance(&mut self, batch: &mut Batch<'_>, out: &mut Outputs) -> Option<Vec<u8>> {
-        let state = &mut *batch.state;
-        let advanced = state.tunnel.advance();
-        state.keypairs.advance();
-        if matches!(advanced, Advanced::Wiped) {
-            state.keypairs.clear();
-            self.waiting = false;
-            batch.lapse();
-        } else if state.keypairs.current().is_some() && !state.tunnel.has_current() {
-            state.keypairs.forget_current();
-            batch.lapse();
-        }
-        match advanced {
-            Advanced::Message(message) if message.first() == Some(&1) => Some(message),
-            Advanced::Message(message) => {
-                if let Some(endpoint) = batch.endpoint() {
-                    batch.note_sent(message.len());
-                    out.transmits.push_back(Transmit {
-                        endpoint,
-                        payload: message,
-                    });
-                }
-                None
-            }
-            Advanced::Nothing | Advanced::Wiped => None,
         }
     }
 

@@ -17,11 +17,20 @@ use crate::message::{Mac1, Message, index_at};
 #[cfg(feature = "_sim")]
 use crate::sim_engine::Simulated;
 
+/// When an initiation was made, by its initiator's clock (TAI64N). Only the order counts: it tells a replay.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Stamp([u8; 12]);
+
 /// Whose handshake message it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Author {
     /// The holder of this key made this initiation, now or once.
-    Initiator(PublicKey),
+    Initiator {
+        /// Who.
+        key: PublicKey,
+        /// When.
+        stamp: Stamp,
+    },
     /// Whoever answers our message with this sender index; only the engine can tell whether it is the peer.
     Answerer {
         /// The index.
@@ -66,21 +75,22 @@ impl Reader {
         &self.public
     }
 
-    /// Reads a handshake message (types 1, 2 and 3). `knows` is asked whether the initiator may have a session: a stranger costs
-    /// one Diffie-Hellman operation, anybody else two.
+    /// Reads a handshake message (types 1, 2 and 3). `admit` is asked whether the initiator is worth going on for: whom it refuses
+    /// costs one Diffie-Hellman operation, anybody else two.
     ///
     /// # Errors
-    /// [`HandshakeError::Stranger`] for one whom `knows` refuses, who may not even have that key;
-    /// [`HandshakeError::Forged`] for one who has not; and all that the message itself shows to be wrong.
+    /// What `admit` says of an initiator, who may not even have that key ([`HandshakeError::Stranger`],
+    /// [`crate::Session::admit`]); [`HandshakeError::Forged`] for one who has not; and all that the message itself shows to be
+    /// wrong.
     pub fn read(
         &self,
         datagram: &[u8],
-        knows: impl FnOnce(&PublicKey) -> bool,
+        admit: impl FnOnce(&PublicKey) -> Result<(), HandshakeError>,
     ) -> Result<Author, HandshakeError> {
         match Message::of(datagram) {
             Some(Message::Initiation) => {
                 self.check(datagram, 8)?;
-                self.initiator(datagram, knows).map(Author::Initiator)
+                self.initiator(datagram, admit)
             }
             Some(Message::Response) => {
                 self.check(datagram, 12)?;
@@ -106,17 +116,14 @@ impl Reader {
     fn initiator(
         &self,
         initiation: &[u8],
-        knows: impl FnOnce(&PublicKey) -> bool,
-    ) -> Result<PublicKey, HandshakeError> {
-        let admit = |key: [u8; 32]| {
+        admit: impl FnOnce(&PublicKey) -> Result<(), HandshakeError>,
+    ) -> Result<Author, HandshakeError> {
+        let checked = |key: [u8; 32]| {
             let key = PublicKey::from_bytes(key).map_err(HandshakeError::Static)?;
             if key == self.public {
                 return Err(HandshakeError::OwnKey);
             }
-            if !knows(&key) {
-                return Err(HandshakeError::Stranger(key));
-            }
-            Ok(key)
+            admit(&key).map(|()| key)
         };
         match self.suite {
             Suite::Noise => {
@@ -127,17 +134,20 @@ impl Reader {
                 let mut key: [u8; 32] = part(initiation, 40)?;
                 chain.agree(&self.key, ephemeral);
                 chain.open(&mut key, &part(initiation, 72)?)?;
-                let key = admit(key)?;
+                let key = checked(key)?;
                 let sealed: [u8; 48] = part(initiation, 40)?;
                 chain.mix_hash(&sealed);
                 chain.agree(&self.key, *key.as_bytes());
                 let mut stamp: [u8; 12] = part(initiation, 88)?;
                 chain.open(&mut stamp, &part(initiation, 100)?)?;
-                Ok(key)
+                let stamp = Stamp(stamp);
+                Ok(Author::Initiator { key, stamp })
             }
             #[cfg(feature = "_sim")]
             Suite::Simulated => {
-                admit(Simulated::initiator(initiation).ok_or(HandshakeError::Forged)?)
+                let key = checked(Simulated::initiator(initiation).ok_or(HandshakeError::Forged)?)?;
+                let stamp = Stamp(part(initiation, 88)?);
+                Ok(Author::Initiator { key, stamp })
             }
         }
     }

@@ -2,7 +2,8 @@
 //!
 //! There is one lock, taken by [`Session::lock`] for a batch of packets and never while another session's is held. Under it,
 //! packet threads only note what happened and when; what follows from that (keepalives, renewal) is the device's business,
-//! which learns of it through [`Signals`] when, and only when, it has to do something it does not expect yet.
+//! which learns of it through [`Signals`] when, and only when, it has to do something it does not expect yet. Steps of a handshake
+//! (`handshake.rs`) take the same lock: a packet of that session waits for one, 0.15 ms at most, and no packet of another does.
 
 use std::net::Ipv6Addr;
 use std::sync::Arc;
@@ -18,6 +19,7 @@ use crate::constants::{
     REKEY_ON_RECEIVE,
 };
 use crate::endpoint::Endpoint;
+use crate::handshake::{HandshakeError, Handshakes, Notes};
 use crate::key::PublicKey;
 use crate::keypair::{Keypairs, Role, Use};
 use crate::loss::Loss;
@@ -138,18 +140,21 @@ pub struct Signals {
     pub roamed: bool,
     /// The session has a deadline that the device does not know of.
     pub woke: bool,
+    /// A step of a handshake was taken.
+    pub handshake: bool,
 }
 
 impl Signals {
     /// Whether there is anything to tell.
     pub const fn any(self) -> bool {
-        self.confirmed || self.roamed || self.woke
+        self.confirmed || self.roamed || self.woke || self.handshake
     }
 
     const fn add(&mut self, other: Self) {
         self.confirmed |= other.confirmed;
         self.roamed |= other.roamed;
         self.woke |= other.woke;
+        self.handshake |= other.handshake;
     }
 }
 
@@ -210,6 +215,7 @@ pub struct Session {
 pub(crate) struct State {
     pub(crate) tunnel: Tunnel,
     pub(crate) keypairs: Keypairs,
+    pub(crate) handshakes: Handshakes,
     /// Where the peer was last heard, or where somebody who knows said it is.
     pub(crate) endpoint: Option<Endpoint>,
     pub(crate) allowed: Vec<Ipv6Network>,
@@ -250,6 +256,7 @@ impl Session {
             state: Mutex::new(State {
                 tunnel,
                 keypairs: Keypairs::default(),
+                handshakes: Handshakes::default(),
                 endpoint: None,
                 allowed,
                 unanswered: None,
@@ -300,11 +307,22 @@ impl Session {
         self.state.lock().endpoint
     }
 
+    /// Whether an initiation of this peer is worth reading: the rule of 20 ms, and that the session was not removed. Takes the lock
+    /// for a moment.
+    ///
+    /// # Errors
+    /// [`HandshakeError::TooSoon`], [`HandshakeError::Stranger`].
+    pub fn admit(&self, now: Instant) -> Result<(), HandshakeError> {
+        let now = self.millis(now);
+        self.state.lock().handshakes.admit(&self.key, now)
+    }
+
     /// Takes the lock. `now` may be the time at which the batch was read.
     pub fn lock(&self, now: Instant) -> Batch<'_> {
         Batch {
             session: self,
             state: self.state.lock(),
+            instant: now,
             now: self.millis(now),
             signals: Signals::default(),
         }
@@ -352,10 +370,12 @@ const fn as_millis(duration: Duration) -> u64 {
 /// A session, locked for a batch of packets.
 #[derive(Debug)]
 pub struct Batch<'a> {
-    session: &'a Session,
+    pub(crate) session: &'a Session,
     pub(crate) state: MutexGuard<'a, State>,
-    now: u64,
-    signals: Signals,
+    /// The time of the batch, as it was given and in milliseconds since the device's base.
+    pub(crate) instant: Instant,
+    pub(crate) now: u64,
+    pub(crate) signals: Signals,
 }
 
 impl Batch<'_> {
@@ -523,10 +543,10 @@ impl Batch<'_> {
     }
 
     /// All that was noted since the device last looked.
-    pub(crate) fn take_pending(&mut self) -> Signals {
+    pub(crate) fn take_pending(&mut self) -> (Signals, Notes) {
         let mut pending = std::mem::take(&mut self.state.pending);
         pending.add(std::mem::take(&mut self.signals));
-        pending
+        (pending, self.state.handshakes.take_notes())
     }
 
     /// A handshake gave a keypair to send with: what was asked for has happened.
@@ -675,9 +695,9 @@ mod tests {
             b.lock(now).open(from, &out[..32], &mut opened),
             Ok(Opened::Keepalive)
         );
-        let pending = b.lock(now).take_pending();
+        let (pending, _) = b.lock(now).take_pending();
         assert!(pending.confirmed && pending.roamed);
-        assert!(!b.lock(now).take_pending().any());
+        assert!(!b.lock(now).take_pending().0.any());
     }
 
     #[test]

@@ -20,7 +20,8 @@
 //!    data message. Both are used, so that our account of the state of the handshake stays true. `ConnectionExpired` only
 //!    says that it has wiped its keypairs: [`Advanced::Wiped`].
 //! 4. **A response may answer the initiation before the last.** `Tunn` then keeps waiting for the last, and rule 2 would wipe
-//!    the new keypair with the rest 90 s later. So the device sees to it that the last one is answered too (`peer.rs`).
+//!    the new keypair with the rest 90 s later. So the device sees to it that the last one is answered too (`peer.rs`, which asks
+//!    `handshake.rs` whether the engine waits).
 //! 5. **Never `encapsulate` without a keypair.** It would queue the packet and return an initiation. Callers keep their own
 //!    `established`; should the two disagree, [`Tunnel::seal`] recognizes the initiation, reports [`SealError::NotEstablished`]
 //!    and drops it (the device's retries replace it). The queue holds 256 packets at most and is never sent.
@@ -28,7 +29,9 @@
 //!    handshake messages, wrong lengths: refused before they come here. The limiter is told never to be under load.
 //! 7. An initiation is accepted if its time stamp is newer than the last one *this* engine saw, so a new engine (restart, other
 //!    preshared key) accepts one old initiation. It cannot be completed, and must not move the endpoint of a session that works.
-//! 8. `Tunn::new` panics if the system clock is before 1970, which Linux does not allow it to be.
+//!    `handshake.rs` keeps the last stamp too, so that no other replay comes as far as here.
+//! 8. Steps may come from any thread, since all that they change in the engine and in our account of it is under the session's lock.
+//! 9. `Tunn::new` panics if the system clock is before 1970, which Linux does not allow it to be.
 
 use std::sync::Arc;
 use std::time::Instant;

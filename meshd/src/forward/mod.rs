@@ -1,6 +1,6 @@
 //! The packet path, in the order packets travel: [`Inside`] takes them from the TUN device, seals them and sends them; [`Outside`]
 //! takes datagrams, opens them, and delivers what is inside. Each is one plain thread that runs to completion against the [`Fib`]
-//! snapshot; what is not plain data goes to the node loop over bounded queues and is never waited for.
+//! snapshot; what is not plain data goes to the node loop and the handshake thread over bounded queues and is never waited for.
 
 mod delivery;
 mod inside;
@@ -46,10 +46,10 @@ pub struct Shared {
     pub mtu: usize,
 }
 
-/// What a packet thread tells the node loop; never starved by strangers.
+/// What other threads tell the node loop about those who have a session; never starved by strangers.
 #[derive(Debug)]
 pub enum Notice {
-    /// Something on this peer's session concerns its timers.
+    /// Something on this peer's session concerns its timers: traffic, or a step of a handshake.
     Signal(PublicKey),
     /// A packet for a session that is not open.
     Unsent {
@@ -67,7 +67,7 @@ pub enum Notice {
     },
 }
 
-/// A handshake message for the node loop, from anybody: dropped first.
+/// A handshake message, from anybody: dropped first.
 #[derive(Debug)]
 pub struct Handshake {
     /// Where it came from, and to which of our addresses.
@@ -128,23 +128,34 @@ impl Sockets {
 
 /// Signals that the node loop has not heard yet, because its queue was full.
 #[derive(Debug, Default)]
-struct Unheard(Vec<PublicKey>);
+pub struct Unheard(Vec<PublicKey>);
 
-impl Shared {
-    /// Tells the node loop; returns whether it heard.
-    fn notify(&self, notice: Notice) -> bool {
-        match self.notices.try_send(notice) {
-            Ok(()) => true,
-            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => false,
+impl Unheard {
+    /// Passes a session's signals on, and those that went unheard before.
+    pub fn signal(&mut self, notices: &Sender<Notice>, peer: &PublicKey, signals: Signals) {
+        let tell = |peer: &PublicKey| notify(notices, Notice::Signal(*peer));
+        self.0.retain(|peer| !tell(peer));
+        if signals.any() && !tell(peer) && !self.0.contains(peer) {
+            self.0.push(*peer);
         }
     }
+}
 
-    /// Passes a session's signals on, and those that went unheard before.
+/// Tells the node loop; returns whether it heard.
+fn notify(notices: &Sender<Notice>, notice: Notice) -> bool {
+    match notices.try_send(notice) {
+        Ok(()) => true,
+        Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => false,
+    }
+}
+
+impl Shared {
+    fn notify(&self, notice: Notice) -> bool {
+        notify(&self.notices, notice)
+    }
+
     fn signal(&self, unheard: &mut Unheard, peer: &PublicKey, signals: Signals) {
-        unheard.0.retain(|peer| !self.notify(Notice::Signal(*peer)));
-        if signals.any() && !self.notify(Notice::Signal(*peer)) && !unheard.0.contains(peer) {
-            unheard.0.push(*peer);
-        }
+        unheard.signal(&self.notices, peer, signals);
     }
 
     /// Writes one packet to the TUN device.

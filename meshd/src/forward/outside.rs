@@ -21,6 +21,7 @@ use super::{
 use crate::{
     discard::Reason,
     fib::Fib,
+    handshake::Incoming,
     icmp::{self, ErrorLimit, Unreachable},
     io::{
         offload::Coalescer,
@@ -44,7 +45,7 @@ const HEAVY_PART: usize = 8;
 #[derive(Debug)]
 pub struct Outside {
     shared: Shared,
-    handshakes: Sender<Handshake>,
+    handshakes: Sender<Incoming>,
     gate: Gate,
     opener: Opener,
 }
@@ -74,7 +75,7 @@ struct Decrypted {
 
 impl Outside {
     /// A carrier that has carried nothing yet. Only handshake messages that pass `gate` get into the queue `handshakes`.
-    pub fn new(shared: Shared, handshakes: Sender<Handshake>, gate: Gate) -> Self {
+    pub fn new(shared: Shared, handshakes: Sender<Incoming>, gate: Gate) -> Self {
         let opener = Opener {
             arena: vec![0; ARENA].into_boxed_slice(),
             used: 0,
@@ -206,7 +207,7 @@ impl Outside {
             return self.shared.discards.discard(Reason::NotWireguard, 1);
         };
         if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) =
-            self.handshakes.try_send(handshake)
+            self.handshakes.try_send(Incoming::Message(handshake))
         {
             self.shared.discards.discard(Reason::HandshakeQueueFull, 1);
         }

@@ -3,12 +3,13 @@
 use std::{
     collections::BTreeSet,
     net::{Ipv6Addr, SocketAddr},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use ipnetwork::Ipv6Network;
 use tracing::{info, warn};
-use wireguard::{AddPeerError, Kind, Peer, PublicKey, Upkeep};
+use wireguard::{AddPeerError, Kind, Peer, PublicKey, Session, Upkeep};
 
 use super::{CommandError, Node, Output, Seen};
 use crate::{
@@ -27,6 +28,8 @@ pub(super) struct Entry {
     pub(super) name: String,
     pub(super) address: Ipv6Addr,
     pub(super) origin: Origin,
+    /// When a stranger was let in.
+    pub(super) admitted: Option<Instant>,
     pub(super) allowed: Vec<Ipv6Network>,
     pub(super) endpoints: Vec<HostPort>,
     /// When its names were last asked for.
@@ -80,6 +83,7 @@ impl Entry {
             name,
             address: node.address(),
             origin,
+            admitted: None,
             allowed: vec![node.prefix()],
             endpoints,
             names: Names::Known,
@@ -102,6 +106,7 @@ impl Entry {
             name,
             address,
             origin,
+            admitted: None,
             allowed,
             endpoints,
             names: Names::Known,
@@ -294,7 +299,7 @@ impl Node {
     pub(super) fn publish(&mut self) {
         let sessions = self.peers.iter().filter_map(|(key, entry)| {
             let session = self.device.session(key)?;
-            Some((std::sync::Arc::clone(session), entry.allowed.clone()))
+            Some((Arc::clone(session), entry.allowed.clone()))
         });
         let node = self.identity.node();
         let fib = Fib::new(node.address(), node.prefix(), self.pings.token, sessions)
@@ -302,39 +307,51 @@ impl Node {
         self.outputs.push_back(Output::Publish(fib));
     }
 
-    /// Whether the holder of this key may open a session although nobody named it; it then owns exactly its /64.
-    pub(super) fn admit(&mut self, key: PublicKey, now: Instant) -> bool {
+    /// The session for one whom nobody named, and who may open one all the same; it then owns exactly its /64. Nothing if it may
+    /// not.
+    pub fn admit(&mut self, key: PublicKey, now: Instant) -> Option<Arc<Session>> {
+        // It may have been admitted, or named, since it was taken for a stranger.
+        if let Some(session) = self.device.session(&key) {
+            return Some(Arc::clone(session));
+        }
         if self.admission == Admission::Listed {
-            return false;
+            return None;
         }
-        let Ok(node) = NodeId::from_public_key(&key) else {
-            return false;
-        };
-        let strangers = || {
-            self.peers
-                .iter()
-                .filter(|(_, entry)| entry.origin == Origin::Stranger)
-                .map(|(key, _)| *key)
-        };
-        if strangers().count() >= MAX_STRANGERS {
-            let last_used = |key: &PublicKey| {
-                self.device
-                    .session(key)
-                    .and_then(|session| session.counters().last_received)
-            };
-            if let Some(oldest) = strangers().min_by_key(last_used) {
-                self.remove(&oldest);
-            }
+        let node = NodeId::from_public_key(&key).ok()?;
+        if self.strangers().count() >= MAX_STRANGERS
+            && let Some(oldest) = self.oldest_stranger()
+        {
+            self.remove(&oldest);
         }
-        let entry = Entry::mesh(
-            node.address().to_string(),
-            node,
-            Origin::Stranger,
-            Vec::new(),
-        );
-        let is_added = self.set_peer(key, entry, now).is_ok();
+        let entry = Entry {
+            admitted: Some(now),
+            ..Entry::mesh(
+                node.address().to_string(),
+                node,
+                Origin::Stranger,
+                Vec::new(),
+            )
+        };
+        let is_added = self.set_peer(key, entry, now);
         self.publish();
-        is_added
+        self.drain_device(now);
+        is_added.ok()?;
+        self.device.session(&key).map(Arc::clone)
+    }
+
+    fn strangers(&self) -> impl Iterator<Item = (&PublicKey, &Entry)> {
+        self.peers
+            .iter()
+            .filter(|(_, entry)| entry.origin == Origin::Stranger)
+    }
+
+    /// The stranger that was heard least recently; one whose handshake is still to be answered counts as heard when it was admitted.
+    pub(super) fn oldest_stranger(&self) -> Option<PublicKey> {
+        let heard = |(key, entry): &(&PublicKey, &Entry)| {
+            let session = self.device.session(key)?;
+            session.counters().last_received.max(entry.admitted)
+        };
+        self.strangers().min_by_key(heard).map(|(key, _)| *key)
     }
 
     // ---- devices of `meshd wg` -----------------------------------------------------------------------------------------------

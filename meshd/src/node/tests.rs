@@ -1,7 +1,7 @@
 //! Nodes in one process: datagrams are handed over, time is a variable.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     net::{Ipv6Addr, SocketAddr},
     sync::Arc,
     time::{Duration, Instant},
@@ -14,6 +14,7 @@ use crate::{
     config::Source,
     discard::{Discards, Reason},
     fib::{Fib, Lookup},
+    handshake::{self, Strangers, Whose},
     icmp, packet,
     testdata::identity,
 };
@@ -113,11 +114,38 @@ impl Host {
                     self.node.handle_signal(session.key(), now);
                 }
             }
-            Some(_) => self.node.handle_datagram(from, datagram, now),
+            Some(_) => self.shake(from, datagram, now),
             None => panic!("not WireGuard"),
         }
         self.drain();
         packets
+    }
+
+    /// What the handshake thread does with a message.
+    fn shake(&mut self, from: Endpoint, datagram: &[u8], now: Instant) {
+        let (reader, fib) = (self.node.reader().clone(), self.fib());
+        let read = handshake::read(&reader, fib, datagram, Strangers::Welcome, now);
+        let (author, session) = match read {
+            Ok((author, Whose::Peer(session))) => (author, Some(Arc::clone(session))),
+            Ok((author, Whose::Stranger(key))) => (author, self.node.admit(key, now)),
+            Err(error) => return self.discards.discard(handshake::reason(error), 1),
+        };
+        let Some(session) = session else {
+            return self.discards.discard(Reason::Stranger, 1);
+        };
+        let mut sent = VecDeque::new();
+        let mut batch = session.lock(now);
+        let result = batch.handle_handshake(author, from, datagram, &mut sent);
+        if batch.finish().any() {
+            self.node.handle_signal(session.key(), now);
+        }
+        let sent = sent
+            .into_iter()
+            .map(|sent| (sent.endpoint.remote, sent.payload));
+        self.sent.extend(sent);
+        if let Err(error) = result {
+            self.discards.discard(handshake::reason(error), 1);
+        }
     }
 }
 
@@ -288,6 +316,19 @@ fn an_open_node_admits_any_valid_key_up_to_a_bound() {
     a.drain();
     assert!(a.node.status(now).peers.is_empty());
     assert!(matches!(a.fib().lookup(address(2)), Lookup::Unknown));
+}
+
+#[test]
+fn a_stranger_that_was_just_let_in_is_not_the_first_to_go() {
+    let now = Instant::now();
+    let mut a = Host::new(1, "open = true\n[inbound]\ndefault = \"allow\"", now);
+    let mut b = Host::new(2, &peer(1, "192.0.2.1:51860"), now);
+    settle(&mut [&mut a, &mut b], now);
+    let later = now + Duration::from_secs(1);
+    let session = a.node.admit(key(3), later).unwrap();
+    assert_eq!(a.node.oldest_stranger(), Some(key(2)));
+    let again = a.node.admit(key(3), later).unwrap();
+    assert!(Arc::ptr_eq(&session, &again), "once is enough");
 }
 
 #[test]

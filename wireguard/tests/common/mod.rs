@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use wireguard::{
     Device, Endpoint, Event, HandshakeError, Kind, Message, Opened, Peer, PrivateKey, PublicKey,
-    SealError, Session, Upkeep, Verdict,
+    Reader, SealError, Session, Signals, Transmit, Upkeep, Verdict,
 };
 
 pub const MTU: usize = 1420;
@@ -118,6 +118,49 @@ pub struct Lab {
     pub sent: Vec<(Duration, usize, Vec<u8>)>,
     /// (from, to) pairs between which nothing passes.
     pub cuts: BTreeSet<(SocketAddr, SocketAddr)>,
+    /// Whether what others send is taken as by a thread of its own, whose signals wait for [`Lab::hear`].
+    pub threads: Threads,
+    /// Signals that wait: which node has to look at whom.
+    pub unheard: Vec<(usize, PublicKey)>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Threads {
+    One,
+    Two,
+}
+
+/// What a step of a handshake came to.
+#[derive(Debug)]
+pub struct Step {
+    pub result: Result<(), HandshakeError>,
+    pub signals: Signals,
+    pub sent: VecDeque<Transmit>,
+}
+
+/// Takes a handshake message for a session, as a thread does that has no device.
+pub fn step(
+    reader: &Reader,
+    session: &Arc<Session>,
+    from: Endpoint,
+    datagram: &[u8],
+    now: Instant,
+) -> Step {
+    let mut sent = VecDeque::new();
+    let mut signals = Signals::default();
+    let result = reader
+        .read(datagram, |_| session.admit(now))
+        .and_then(|author| {
+            let mut batch = session.lock(now);
+            let result = batch.handle_handshake(author, from, datagram, &mut sent);
+            signals = batch.finish();
+            result
+        });
+    Step {
+        result,
+        signals,
+        sent,
+    }
 }
 
 impl Lab {
@@ -147,6 +190,8 @@ impl Lab {
             air: VecDeque::new(),
             sent: Vec::new(),
             cuts: BTreeSet::new(),
+            threads: Threads::One,
+            unheard: Vec::new(),
         }
     }
 
@@ -219,7 +264,7 @@ impl Lab {
         })
     }
 
-    fn signal(&mut self, node: usize, other: usize, signals: wireguard::Signals) {
+    fn signal(&mut self, node: usize, other: usize, signals: Signals) {
         if signals.any() {
             self.nodes[node].signals += 1;
             self.nodes[node]
@@ -300,9 +345,40 @@ impl Lab {
         from: Endpoint,
         datagram: &[u8],
     ) -> Result<(), HandshakeError> {
-        self.nodes[node]
-            .device
-            .handle_datagram(from, datagram, self.now)
+        match self.threads {
+            Threads::One => self.nodes[node]
+                .device
+                .handle_datagram(from, datagram, self.now),
+            Threads::Two => self.step(node, from, datagram),
+        }
+    }
+
+    /// As [`Self::handshake`], on another thread.
+    fn step(&mut self, node: usize, from: Endpoint, datagram: &[u8]) -> Result<(), HandshakeError> {
+        let reader = self.nodes[node].device.reader();
+        let session = self.session(node, 1 - node);
+        let step = step(reader, &session, from, datagram, self.now);
+        for transmit in step.sent {
+            let flight = Flight {
+                from: self.nodes[node].at,
+                to: transmit.endpoint.remote,
+                payload: transmit.payload,
+                arrival: self.now + self.latency,
+            };
+            self.launch(node, flight);
+        }
+        if step.signals.any() {
+            self.unheard.push((node, *session.key()));
+        }
+        step.result
+    }
+
+    /// Lets the devices look at what the other thread did.
+    pub fn hear(&mut self) {
+        for (node, peer) in std::mem::take(&mut self.unheard) {
+            self.nodes[node].device.handle_signal(&peer, self.now);
+            self.drain(node);
+        }
     }
 
     /// Lets virtual time pass.
