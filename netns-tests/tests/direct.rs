@@ -156,6 +156,31 @@ fn only_one_side_needs_to_know_the_other_ones_endpoint() {
     wait_until(secs(10), "b reaches a", || b.ping(a.address()));
 }
 
+#[test]
+fn a_stranger_gets_an_answer_to_its_first_call_from_an_open_node_and_from_no_other() {
+    let lab = Lab::new("direct open");
+    let (a, b) = (lab.host("a"), lab.host("b"));
+    let link = lab.link(&a, &b);
+    let (id_a, id_b) = (lab.identity(), lab.identity());
+    let closed = Settings::new(&id_b);
+    let open = closed
+        .clone()
+        .node("open = true")
+        .table("[inbound]\ndefault = \"allow\"");
+    let b = b.meshd(closed);
+    let at_b = SocketAddr::new(link.b.v4.into(), 51860);
+    let a = a.meshd(Settings::new(&id_a).peer("b", &id_b, Some(at_b)));
+    wait_until(secs(10), "b turns a stranger away", || {
+        b.drops().contains_key("stranger")
+    });
+    a.ping(b.address()).unwrap_err();
+    b.configure(&open);
+    b.reload();
+    a.restart();
+    // The second call would come five seconds after the first.
+    wait_until(secs(4), "a reaches b", || a.ping(b.address()));
+}
+
 fn an_address_change_breaks_no_stream(name: &str, underlay: Underlay) {
     let pair = Pair::new(name, underlay);
     let Link { a, b } = &pair.link;
