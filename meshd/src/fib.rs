@@ -6,7 +6,7 @@
 use std::{collections::HashMap, fmt, net::Ipv6Addr, sync::Arc};
 
 use ipnetwork::Ipv6Network;
-use wireguard::{PublicKey, Session};
+use wireguard::{Indices, PublicKey, Session};
 
 use crate::{config::Admission, icmp::EchoToken, identity::overlay};
 
@@ -16,7 +16,9 @@ pub struct Fib {
     own_prefix: Ipv6Network,
     token: EchoToken,
     by_prefix: Table,
-    by_receiver: HashMap<u32, Arc<Session>>,
+    by_index: HashMap<u32, Arc<Session>>,
+    /// Those of the device that all sessions are of; none while there is no session.
+    indices: Option<Indices>,
     by_key: HashMap<PublicKey, Arc<Session>>,
     admission: Admission,
 }
@@ -35,7 +37,7 @@ pub enum Lookup<'a> {
 }
 
 impl Fib {
-    /// A snapshot with the routes of these sessions, each reached at the prefixes it owns.
+    /// A snapshot with the routes of these sessions of one device, each reached at the prefixes it owns.
     pub fn new(
         own: Ipv6Addr,
         own_prefix: Ipv6Network,
@@ -47,7 +49,8 @@ impl Fib {
             own_prefix,
             token,
             by_prefix: Table::default(),
-            by_receiver: HashMap::new(),
+            by_index: HashMap::new(),
+            indices: None,
             by_key: HashMap::new(),
             admission: Admission::Listed,
         };
@@ -56,7 +59,8 @@ impl Fib {
                 fib.by_prefix.insert(prefix, &session);
             }
             fib.by_key.insert(*session.key(), Arc::clone(&session));
-            fib.by_receiver.insert(session.index(), session);
+            fib.indices = Some(session.indices());
+            fib.by_index.insert(session.index(), session);
         }
         fib
     }
@@ -90,9 +94,9 @@ impl Fib {
         }
     }
 
-    /// The session that gave out this receiver index (its upper 24 bits name the session, the lowest 8 the keypair).
+    /// The session that gave out this receiver index.
     pub fn receiver(&self, receiver: u32) -> Option<&Arc<Session>> {
-        self.by_receiver.get(&(receiver >> 8))
+        self.by_index.get(&self.indices?.session(receiver))
     }
 
     /// This node's own address.
@@ -115,7 +119,7 @@ impl fmt::Debug for Fib {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Fib")
             .field("own", &self.own)
-            .field("sessions", &self.by_receiver.len())
+            .field("sessions", &self.by_index.len())
             .finish_non_exhaustive()
     }
 }

@@ -150,6 +150,65 @@ fn a_stock_device_roams_with_its_packets() {
     bench.node.ping(node.identity().address_of(LEAF)).unwrap();
 }
 
+/// Bytes that an interface has received.
+fn received(host: &Host, interface: &str) -> u64 {
+    let text = host.run(&format!("ip -j -s link show dev {interface}"));
+    let told: serde_json::Value = serde_json::from_str(&text).unwrap();
+    told[0]["stats64"]["rx"]["bytes"].as_u64().unwrap()
+}
+
+/// Counts cookie replies (type 3) that arrive at a host.
+fn count_cookies(host: &Host) -> impl Fn() -> u64 {
+    host.run("nft add table ip cookies");
+    host.run("nft add chain ip cookies arrive { type filter hook prerouting priority 0 ; }");
+    host.run("nft add rule ip cookies arrive udp length 72 @th,64,32 0x03000000 counter");
+    let host = host.clone();
+    move || {
+        let text = host.run("nft -j list chain ip cookies arrive");
+        let told: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let rule = told["nftables"].as_array().unwrap().last().unwrap();
+        let counter = rule["rule"]["expr"].as_array().unwrap().last().unwrap();
+        counter["counter"]["packets"].as_u64().unwrap()
+    }
+}
+
+#[test]
+fn a_node_proves_its_address_to_a_stock_device_under_load() {
+    let lab = Lab::new("interop load");
+    let (node, phone, stranger) = (lab.host("node"), lab.host("phone"), lab.host("stranger"));
+    let (link, way) = (lab.link(&node, &phone), lab.link(&stranger, &phone));
+    stranger.run("ip route add local 10.200.0.0/16 dev lo");
+    phone.run(&format!("ip route add 10.200.0.0/16 via {}", way.a.v4));
+    let (id, key) = (lab.identity(), Key::generate(&phone));
+    let leaf = id.address_of(LEAF);
+    let device = WireGuard::start(&phone, &key, leaf);
+    device.listen(51999);
+    device.peer(&id.public_key, OVERLAY, None);
+    let endpoint = SocketAddr::new(link.b.v4.into(), 51999);
+    let settings = Settings::new(&id).stock("phone", &key.public, leaf, Some(endpoint));
+
+    let target = SocketAddr::new(way.b.v4.into(), 51999);
+    let mut flood = traffic::initiations(&stranger, target, &key.public, 900_000, 30_000);
+    wait_until(secs(10), "the phone demands proofs of address", || {
+        received(&stranger, &way.a.interface) > 1_000_000
+    });
+    let cookies = count_cookies(&node);
+    let node = node.meshd(settings);
+    // A call may meet the phone in a moment without load, and needs no proof then.
+    for _ in 0..5 {
+        wait_until(secs(8), "the node reaches the phone", || {
+            node.host().ping(leaf)
+        });
+        if cookies() > 0 {
+            break;
+        }
+        node.restart();
+    }
+    assert!(cookies() > 0, "no proof was demanded of the node");
+    assert!(flood.is_running(), "the flood has ended before the test");
+    flood.kill();
+}
+
 /// WireGuard renews a session after 120 s (REKEY_AFTER_TIME) and refuses one of 180 s (REJECT_AFTER_TIME).
 #[test]
 fn a_session_with_a_stock_device_rekeys_and_survives_idleness() {

@@ -9,15 +9,15 @@ use std::net::{IpAddr, SocketAddr};
 use blake2::digest::consts::{U16, U24};
 use blake2::digest::{Digest, FixedOutput, KeyInit, Mac as _};
 use blake2::{Blake2s256, Blake2sMac};
-use chacha20poly1305::XChaCha20Poly1305;
-#[cfg(test)]
-use chacha20poly1305::XNonce;
 use chacha20poly1305::aead::AeadInPlace;
+use chacha20poly1305::{XChaCha20Poly1305, XNonce};
 
 use crate::constants::{
     COOKIE_GRACE, COOKIE_LEN, COOKIE_SECRET_TIME, INITIATION_LEN, RESPONSE_LEN,
 };
+use crate::handshake::HandshakeError;
 use crate::key::PublicKey;
+use crate::message::index_at;
 
 const PERIOD: u64 = COOKIE_SECRET_TIME.as_millis() as u64;
 const GRACE: u64 = COOKIE_GRACE.as_millis() as u64;
@@ -117,9 +117,8 @@ impl std::fmt::Debug for Cookies {
     }
 }
 
-#[cfg(test)]
 /// Opens a cookie reply from the owner of `seal`, which answers a message of ours with this first MAC.
-pub(crate) fn open(seal: &XChaCha20Poly1305, reply: &[u8], mac1: &[u8; 16]) -> Option<Cookie> {
+fn open(seal: &XChaCha20Poly1305, reply: &[u8], mac1: &[u8; 16]) -> Option<Cookie> {
     let reply: &[u8; COOKIE_LEN] = reply.try_into().ok()?;
     let mut cookie: Cookie = *reply[32..48].first_chunk()?;
     seal.decrypt_in_place_detached(
@@ -132,12 +131,61 @@ pub(crate) fn open(seal: &XChaCha20Poly1305, reply: &[u8], mac1: &[u8; 16]) -> O
     Some(cookie)
 }
 
-#[cfg(test)]
 /// Writes the second MAC into `message`, of type 1 or 2, whose first is in place.
-pub(crate) fn write_mac2(cookie: &Cookie, message: &mut [u8]) {
+fn write_mac2(cookie: &Cookie, message: &mut [u8]) {
     let mac = mac2(cookie, message).finalize_fixed();
     let covered = message.len() - 16;
     message[covered..].copy_from_slice(&mac);
+}
+
+/// The cookie that a peer gave us, for as long as it is good. Times are in milliseconds.
+pub(crate) struct Jar {
+    peer: PublicKey,
+    /// Index and first MAC of the last message that went to the peer, until it has brought a cookie.
+    asked: Option<(u32, [u8; 16])>,
+    cookie: Option<(Cookie, u64)>,
+}
+
+impl Jar {
+    /// Nothing was sent to `peer` yet.
+    pub(crate) const fn new(peer: PublicKey) -> Self {
+        Self {
+            peer,
+            asked: None,
+            cookie: None,
+        }
+    }
+
+    /// Completes a message of type 1 or 2 whose first MAC is in place: the second proves our address, if we have a cookie.
+    pub(crate) fn write(&mut self, message: &mut [u8], now: u64) {
+        if let Some((cookie, since)) = &self.cookie
+            && now.saturating_sub(*since) < PERIOD
+        {
+            write_mac2(cookie, message);
+        }
+        let mac1 = message
+            .last_chunk::<32>()
+            .and_then(|macs| macs.first_chunk());
+        self.asked = mac1.map(|mac1| (index_at(message, 4), *mac1));
+    }
+
+    /// Takes a cookie reply of the peer. One that answers another message than our last, or comes twice, costs nothing.
+    pub(crate) fn take(&mut self, reply: &[u8], now: u64) -> Result<(), HandshakeError> {
+        let (_, mac1) = self
+            .asked
+            .filter(|(index, _)| *index == index_at(reply, 4))
+            .ok_or(HandshakeError::Unexpected)?;
+        let cookie = open(&seal_of(&self.peer), reply, &mac1).ok_or(HandshakeError::Forged)?;
+        self.asked = None;
+        self.cookie = Some((cookie, now));
+        Ok(())
+    }
+}
+
+impl std::fmt::Debug for Jar {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Jar(..)")
+    }
 }
 
 #[cfg(test)]
@@ -224,6 +272,51 @@ mod tests {
         let seal = seal_of(&ours());
         assert_eq!(open(&seal, &one, &[0; 16]), None);
         assert_eq!(open(&seal, &one[..63], &[0; 16]), None);
+    }
+
+    #[test]
+    fn a_cookie_that_was_given_proves_for_120_seconds() {
+        let (mut cookies, mut jar) = (Cookies::new(&ours(), &[7; 32]), Jar::new(ours()));
+        let home = from("192.0.2.1:7");
+        let mut send = |jar: &mut Jar, length, now| {
+            let mut sent = message(length);
+            jar.write(&mut sent, now);
+            (
+                cookies.prove(&sent, home, now),
+                cookies.reply(&sent, home, now),
+            )
+        };
+        for (length, now) in [(INITIATION_LEN, 240_000), (RESPONSE_LEN, 480_000)] {
+            let (proven, reply) = send(&mut jar, length, now);
+            assert!(!proven, "there is no cookie, or an old one");
+            assert_eq!(jar.take(&reply, now), Ok(()));
+            assert!(send(&mut jar, INITIATION_LEN, now + 1).0);
+            assert!(send(&mut jar, RESPONSE_LEN, now + 119_999).0);
+        }
+        let mut late = message(INITIATION_LEN);
+        jar.write(&mut late, 600_000);
+        assert_eq!(late[132..], [0; 16], "the peer is told that it is too old");
+    }
+
+    #[test]
+    fn a_jar_takes_one_reply_to_its_last_message() {
+        let (mut cookies, mut jar) = (Cookies::new(&ours(), &[7; 32]), Jar::new(ours()));
+        let home = from("192.0.2.1:7");
+        let mut sent = message(INITIATION_LEN);
+        let reply = cookies.reply(&sent, home, 0);
+        assert_eq!(jar.take(&reply, 0), Err(HandshakeError::Unexpected));
+        jar.write(&mut sent, 0);
+        let changed = |byte: usize| {
+            let mut changed = reply;
+            changed[byte] ^= 1;
+            changed
+        };
+        assert_eq!(jar.take(&changed(4), 0), Err(HandshakeError::Unexpected));
+        for byte in 8..COOKIE_LEN {
+            assert_eq!(jar.take(&changed(byte), 0), Err(HandshakeError::Forged));
+        }
+        assert_eq!(jar.take(&reply, 0), Ok(()));
+        assert_eq!(jar.take(&reply, 0), Err(HandshakeError::Unexpected));
     }
 
     #[test]

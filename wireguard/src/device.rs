@@ -11,7 +11,8 @@ use thiserror::Error;
 use crate::allowed_ips::AllowedIps;
 use crate::constants::{MAX_PEERS, RESUME_BURST, RESUME_INTERVAL};
 use crate::endpoint::Endpoint;
-use crate::handshake::HandshakeError;
+use crate::handshake::{HandshakeError, Handshakes};
+use crate::index::{Indices, PLACES, Series};
 use crate::key::{PrivateKey, PublicKey};
 use crate::peer::{Entry, Now, Outputs, Peer};
 #[cfg(feature = "_sim")]
@@ -93,9 +94,10 @@ pub enum Event {
 pub struct Device {
     reader: Reader,
     factory: Factory,
+    indices: Indices,
     /// The first `now` we were given; times are kept in milliseconds since.
     base: Option<Instant>,
-    /// By receiver index.
+    /// By [`Session::index`].
     entries: BTreeMap<u32, Entry>,
     keys: BTreeMap<PublicKey, u32>,
     allowed: AllowedIps<u32>,
@@ -104,23 +106,28 @@ pub struct Device {
 }
 
 impl Device {
-    /// A device without peers. `seed` gives jitter and receiver indices; keys come from the system's randomness.
+    /// A device without peers. `seed` gives jitter and, with the key, receiver indices: another for each run, so that they are others.
+    /// Keys come from the system's randomness.
     pub fn new(key: PrivateKey, seed: u64) -> Self {
-        Self::with(Reader::new(key.clone()), Factory::boringtun(key), seed)
+        let indices = Indices::new(&key, seed);
+        let reader = Reader::new(key.clone());
+        Self::with(reader, Factory::boringtun(key), indices, seed)
     }
 
     /// A device whose sessions use no cryptography and no randomness but `seed`, to simulate many nodes. It understands only
     /// its like.
     #[cfg(feature = "_sim")]
     pub fn simulated(key: PrivateKey, seed: u64) -> Self {
+        let indices = Indices::new(&key, seed);
         let reader = Reader::with(key.clone(), Suite::Simulated);
-        Self::with(reader, Factory::Simulated { key }, seed)
+        Self::with(reader, Factory::Simulated { key }, indices, seed)
     }
 
-    fn with(reader: Reader, factory: Factory, seed: u64) -> Self {
+    fn with(reader: Reader, factory: Factory, indices: Indices, seed: u64) -> Self {
         Self {
             reader,
             factory,
+            indices,
             base: None,
             entries: BTreeMap::new(),
             keys: BTreeMap::new(),
@@ -161,17 +168,19 @@ impl Device {
         self.check_prefixes(&peer, None)?;
         let now = self.moment(now);
         let index = self.free_index();
-        let tunnel = self.factory.make(
+        let start = self.out.rng.next() as u32;
+        let handshakes = Handshakes::new(
+            Series::new(self.indices, index, start),
+            self.reader.mac1().clone(),
             &peer.key,
-            peer.preshared.as_ref(),
-            index,
-            self.out.rng.next(),
         );
+        let seed = self.out.rng.next();
+        let tunnel = self.factory.make(&peer.key, peer.preshared.as_ref(), seed);
         let base = self.base.unwrap_or(now.instant);
         let session = Session::new(
             peer.key,
             peer.kind,
-            index,
+            handshakes,
             base,
             tunnel,
             peer.allowed.clone(),
@@ -204,9 +213,7 @@ impl Device {
             let mut batch = session.lock(now.instant);
             batch.state.allowed.clone_from(&peer.allowed);
             if entry.preshared != peer.preshared {
-                batch.state.tunnel =
-                    self.factory
-                        .make(&peer.key, peer.preshared.as_ref(), index, seed);
+                batch.state.tunnel = self.factory.make(&peer.key, peer.preshared.as_ref(), seed);
                 entry.restart(&mut batch);
             }
         }
@@ -254,7 +261,14 @@ impl Device {
             .map(|entry| &entry.session)
     }
 
-    /// All sessions, by receiver index.
+    /// The session that gave out this receiver index, if any did.
+    pub fn receiver(&self, receiver: u32) -> Option<&Arc<Session>> {
+        self.entries
+            .get(&self.indices.session(receiver))
+            .map(|entry| &entry.session)
+    }
+
+    /// All sessions, by [`Session::index`].
     pub fn sessions(&self) -> impl Iterator<Item = &Arc<Session>> {
         self.entries.values().map(|entry| &entry.session)
     }
@@ -279,7 +293,7 @@ impl Device {
             Author::Initiator { key, .. } => {
                 *self.keys.get(&key).ok_or(HandshakeError::Stranger(key))?
             }
-            Author::Answerer { receiver } => receiver >> 8,
+            Author::Answerer { receiver } => self.indices.session(receiver),
         };
         self.with_entry(index, |entry, out| {
             entry.handle_handshake(author, from, datagram, now, out)
@@ -445,11 +459,11 @@ impl Device {
         }
     }
 
-    /// Random, so that it says nothing about how many peers there are.
+    /// Random, so that a place which was given up is not the next to be taken.
     fn free_index(&mut self) -> u32 {
         loop {
-            let index = (self.out.rng.next() >> 40) as u32;
-            if index != 0 && !self.entries.contains_key(&index) {
+            let index = (self.out.rng.next() >> 32) as u32 % PLACES;
+            if !self.entries.contains_key(&index) {
                 return index;
             }
         }

@@ -12,11 +12,13 @@ use std::time::{Duration, Instant};
 use thiserror::Error;
 
 use crate::constants::INITIATION_INTERVAL;
+use crate::cookie::Jar;
 use crate::device::Transmit;
 use crate::endpoint::Endpoint;
+use crate::index::Series;
 use crate::key::{KeyError, PublicKey};
 use crate::keypair::Role;
-use crate::message::{Message, index_at};
+use crate::message::{Mac1, Message, index_at, set_index};
 use crate::reader::{Author, Stamp};
 use crate::session::Batch;
 use crate::tunnel::Advanced;
@@ -82,7 +84,10 @@ impl HandshakeError {
 /// One initiation of ours.
 #[derive(Clone, Copy, Debug)]
 struct Initiation {
+    /// Its index on the wire.
     index: u32,
+    /// What the engine calls it.
+    engine: u32,
     sent: Instant,
 }
 
@@ -98,8 +103,14 @@ pub(crate) struct Notes {
 }
 
 /// What a session knows of its handshakes, besides the keypairs that came of them.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Handshakes {
+    series: Series,
+    /// For what the engine is given.
+    ours: Mac1,
+    /// For what the peer is sent.
+    theirs: Mac1,
+    jar: Jar,
     /// The last two initiations we made, the last one first: either may be answered, once.
     initiations: [Option<Initiation>; 2],
     /// Whether the engine waits for the answer to the last of them.
@@ -113,6 +124,37 @@ pub(crate) struct Handshakes {
 }
 
 impl Handshakes {
+    /// None so far; the MAC is that of messages to us.
+    pub(crate) fn new(series: Series, ours: Mac1, peer: &PublicKey) -> Self {
+        Self {
+            series,
+            ours,
+            theirs: Mac1::new(peer),
+            jar: Jar::new(*peer),
+            initiations: [None, None],
+            is_waiting: false,
+            heard: None,
+            stamp: Stamp::default(),
+            is_over: false,
+            notes: Notes::default(),
+        }
+    }
+
+    /// The receiver indices that the session gives out.
+    pub(crate) const fn series(&self) -> &Series {
+        &self.series
+    }
+
+    /// Gives a message of the engine its index on the wire and, since they cover it, its MACs. Returns that index, and what the
+    /// engine called it.
+    fn address(&mut self, message: &mut [u8], now: u64) -> (u32, u32) {
+        let (index, engine) = (self.series.next(), index_at(message, 4));
+        set_index(message, 4, index);
+        self.theirs.write(message);
+        self.jar.write(message, now);
+        (index, engine)
+    }
+
     /// Whether an initiation of `peer` may be worked for at `now`.
     pub(crate) fn admit(&self, peer: &PublicKey, now: u64) -> Result<(), HandshakeError> {
         let interval = INITIATION_INTERVAL.as_millis() as u64;
@@ -139,11 +181,10 @@ impl Handshakes {
 
     /// The engine was replaced: nothing that was under way can be completed, and the new one knows no stamp.
     pub(crate) fn restart(&mut self) {
-        *self = Self {
-            heard: self.heard,
-            is_over: self.is_over,
-            ..Self::default()
-        };
+        self.initiations = [None, None];
+        self.is_waiting = false;
+        self.stamp = Stamp::default();
+        self.notes = Notes::default();
     }
 
     /// The session was removed: whoever still holds it takes no step any more.
@@ -178,7 +219,7 @@ impl Batch<'_> {
             }
             // It proves nothing about where the peer is, so nothing roams.
             (Author::Answerer { .. }, Some(Message::Cookie { .. })) => {
-                self.state.tunnel.handle(datagram).map(|_| ())
+                self.state.handshakes.jar.take(datagram, self.now)
             }
             (Author::Initiator { .. } | Author::Answerer { .. }, _) => {
                 Err(HandshakeError::NotHandshake)
@@ -202,7 +243,7 @@ impl Batch<'_> {
         }
         let own = self.advance(out);
         match self.state.tunnel.handle(initiation) {
-            Ok(response) => {
+            Ok(mut response) => {
                 // The engine accepts only time stamps newer than the last it saw, but after a restart of ours it saw none:
                 // this may be a replay. So it is answered where it came from and says where to try while there is no session,
                 // but it does not move one that works: the first message on the new keypair does. What the engine wanted to
@@ -210,8 +251,9 @@ impl Batch<'_> {
                 if !self.session.is_established() {
                     self.roam(from);
                 }
-                let (index, now) = (index_at(&response, 4), self.now);
-                self.state.keypairs.insert(index, Role::Responder, now);
+                let (state, now) = (&mut *self.state, self.now);
+                let (index, engine) = state.handshakes.address(&mut response, now);
+                state.keypairs.insert(index, engine, Role::Responder, now);
                 self.note_received(initiation.len());
                 self.note_sent(response.len());
                 let handshakes = &mut self.state.handshakes;
@@ -248,28 +290,30 @@ impl Batch<'_> {
         out: &mut VecDeque<Transmit>,
     ) -> Result<(), HandshakeError> {
         let index = index_at(response, 8);
-        let is_answered = |sent: &Option<Initiation>| sent.is_some_and(|sent| sent.index == index);
-        let place = self
-            .state
-            .handshakes
-            .initiations
-            .iter()
-            .position(is_answered)
+        let sent = self.state.handshakes.initiations;
+        let (place, initiation) = (0..)
+            .zip(sent)
+            .find_map(|(place, sent)| Some((place, sent.filter(|sent| sent.index == index)?)))
             .ok_or(HandshakeError::Unexpected)?;
-        let keepalive = self.state.tunnel.handle(response)?;
-        self.state.keypairs.insert(index, Role::Initiator, self.now);
-        if let Some(keypair) = self.state.keypairs.current_mut() {
+        let (state, now) = (&mut *self.state, self.now);
+        let engine = initiation.engine;
+        let mut translated = response.to_vec();
+        set_index(&mut translated, 8, engine);
+        state.handshakes.ours.write(&mut translated);
+        let keepalive = state.tunnel.handle(&translated)?;
+        state.keypairs.insert(index, engine, Role::Initiator, now);
+        if let Some(keypair) = state.keypairs.current_mut() {
             keypair.sent = 1;
         }
         self.fresh();
         self.roam(from);
         self.note_received(response.len());
         self.note_sent(keepalive.len());
+        let rtt = self.instant.saturating_duration_since(initiation.sent);
         let handshakes = &mut self.state.handshakes;
-        let answered = handshakes.initiations[place].take();
+        handshakes.initiations[place] = None;
         handshakes.is_waiting &= place != 0;
-        handshakes.notes.completed =
-            answered.map(|sent| self.instant.saturating_duration_since(sent.sent));
+        handshakes.notes.completed = Some(rtt);
         self.signals.handshake = true;
         out.push_back(Transmit {
             endpoint: from,
@@ -283,8 +327,8 @@ impl Batch<'_> {
         if let Some(initiation) = self.advance(out) {
             return initiation;
         }
-        let initiation = self.state.tunnel.initiate(self.instant);
-        self.note_initiation(&initiation);
+        let mut initiation = self.state.tunnel.initiate(self.instant);
+        self.note_initiation(&mut initiation);
         initiation
     }
 
@@ -303,8 +347,8 @@ impl Batch<'_> {
             self.lapse();
         }
         match advanced {
-            Advanced::Message(message) if message.first() == Some(&1) => {
-                self.note_initiation(&message);
+            Advanced::Message(mut message) if message.first() == Some(&1) => {
+                self.note_initiation(&mut message);
                 Some(message)
             }
             Advanced::Message(payload) => {
@@ -318,10 +362,12 @@ impl Batch<'_> {
         }
     }
 
-    fn note_initiation(&mut self, initiation: &[u8]) {
+    fn note_initiation(&mut self, initiation: &mut [u8]) {
         let handshakes = &mut self.state.handshakes;
+        let (index, engine) = handshakes.address(initiation, self.now);
         let made = Initiation {
-            index: index_at(initiation, 4),
+            index,
+            engine,
             sent: self.instant,
         };
         handshakes.initiations = [Some(made), handshakes.initiations[0]];
@@ -332,6 +378,7 @@ impl Batch<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::index::Indices;
     use crate::key::PrivateKey;
     use crate::reader::Reader;
     use crate::session::{Kind, Session};
@@ -346,9 +393,11 @@ mod tests {
         let base = Instant::now();
         let [ours, theirs] = [1, 2].map(|byte| PrivateKey::from_bytes([byte << 3; 32]));
         let (key, factory) = (theirs.public(), Factory::boringtun(ours.clone()));
-        let fresh = || factory.make(&key, None, 5, 1);
-        let session = Session::new(key, Kind::Mesh, 5, base, fresh(), Vec::new());
-        let mut peer = Factory::boringtun(theirs).make(&ours.public(), None, 5, 1);
+        let fresh = || factory.make(&key, None, 1);
+        let series = Series::new(Indices::new(&ours, 1), 5, 0);
+        let handshakes = Handshakes::new(series, Mac1::new(&ours.public()), &key);
+        let session = Session::new(key, Kind::Mesh, handshakes, base, fresh(), Vec::new());
+        let mut peer = Factory::boringtun(theirs).make(&ours.public(), None, 1);
         let initiation = peer.initiate(base);
         let author = Reader::new(ours).read(&initiation, |_| Ok(())).unwrap();
         let from = Endpoint::unproven("192.0.2.1:1".parse().unwrap());

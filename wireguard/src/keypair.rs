@@ -18,6 +18,8 @@ pub(crate) enum Role {
 pub(crate) struct Keypair {
     /// Receiver index: what the peer writes into its messages to us.
     pub(crate) index: u32,
+    /// What the engine calls it.
+    pub(crate) engine: u32,
     pub(crate) role: Role,
     /// When it was agreed on, in milliseconds of the device's time.
     pub(crate) born: u64,
@@ -52,13 +54,13 @@ const SLOTS: usize = 8;
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Keypairs {
     slots: [Option<Keypair>; SLOTS],
-    /// The index of the sending keypair; it may have lost its slot since.
+    /// What the engine calls the sending keypair; it may have lost its slot since.
     current: u32,
     epoch: u64,
 }
 
-const fn slot(index: u32) -> usize {
-    index as usize % SLOTS
+const fn slot(engine: u32) -> usize {
+    engine as usize % SLOTS
 }
 
 impl Keypairs {
@@ -69,9 +71,10 @@ impl Keypairs {
 
     /// Takes over a keypair that a handshake has made. The initiator may send with it at once, the responder only after
     /// [`Self::used`] on it (white paper, section 5.4.3).
-    pub(crate) fn insert(&mut self, index: u32, role: Role, now: u64) {
-        self.slots[slot(index)] = Some(Keypair {
+    pub(crate) fn insert(&mut self, index: u32, engine: u32, role: Role, now: u64) {
+        self.slots[slot(engine)] = Some(Keypair {
             index,
+            engine,
             role,
             born: now,
             sent: 0,
@@ -79,15 +82,15 @@ impl Keypairs {
             confirmed: role == Role::Initiator,
         });
         if role == Role::Initiator {
-            self.set_current(index);
+            self.set_current(engine);
         }
     }
 
-    /// A data message opened on `index`.
-    pub(crate) fn used(&mut self, index: u32) -> Use {
-        self.set_current(index);
-        match &mut self.slots[slot(index)] {
-            Some(keypair) if keypair.index == index && !keypair.confirmed => {
+    /// A data message opened on the keypair that the engine calls so.
+    pub(crate) fn used(&mut self, engine: u32) -> Use {
+        self.set_current(engine);
+        match &mut self.slots[slot(engine)] {
+            Some(keypair) if keypair.engine == engine && !keypair.confirmed => {
                 keypair.confirmed = true;
                 Use::Confirmed
             }
@@ -95,34 +98,37 @@ impl Keypairs {
         }
     }
 
-    fn set_current(&mut self, index: u32) {
-        let newer = match (&self.slots[slot(self.current)], &self.slots[slot(index)]) {
+    fn set_current(&mut self, engine: u32) {
+        let newer = match (&self.slots[slot(self.current)], &self.slots[slot(engine)]) {
             (Some(current), Some(new)) => new.epoch >= current.epoch,
             (None, _) => true,
             (Some(_), None) => false,
         };
         if newer {
-            self.current = index;
+            self.current = engine;
         }
     }
 
     /// The keypair to open a message to `index` with, whatever its age.
     pub(crate) fn find(&self, index: u32) -> Option<&Keypair> {
-        self.slots[slot(index)]
-            .as_ref()
-            .filter(|keypair| keypair.index == index)
+        self.slots
+            .iter()
+            .flatten()
+            .find(|keypair| keypair.index == index)
     }
 
     /// The keypair to send with, whatever its age.
     pub(crate) fn current(&self) -> Option<&Keypair> {
-        self.find(self.current)
+        self.slots[slot(self.current)]
+            .as_ref()
+            .filter(|keypair| keypair.engine == self.current)
     }
 
     pub(crate) fn current_mut(&mut self) -> Option<&mut Keypair> {
         let current = self.current;
         self.slots[slot(current)]
             .as_mut()
-            .filter(|keypair| keypair.index == current)
+            .filter(|keypair| keypair.engine == current)
     }
 
     /// When the last keypair was made.
@@ -137,7 +143,7 @@ impl Keypairs {
     /// Forgets the keypair to send with, because the engine did.
     pub(crate) fn forget_current(&mut self) {
         let current = self.current;
-        self.slots[slot(current)].take_if(|keypair| keypair.index == current);
+        self.slots[slot(current)].take_if(|keypair| keypair.engine == current);
     }
 
     /// Forgets all of them, because the engine did.
@@ -150,42 +156,47 @@ impl Keypairs {
 mod tests {
     use super::*;
 
+    /// Some receiver index for what the engine calls so.
+    const fn wire(engine: u32) -> u32 {
+        engine.wrapping_mul(0x9e37_79b9)
+    }
+
     #[test]
     fn a_late_message_on_an_old_keypair_does_not_bring_it_back() {
         let mut keypairs = Keypairs::default();
         keypairs.advance();
-        keypairs.insert(0x101, Role::Initiator, 0);
+        keypairs.insert(wire(0x101), 0x101, Role::Initiator, 0);
         keypairs.advance();
-        keypairs.insert(0x102, Role::Initiator, 120_000);
+        keypairs.insert(wire(0x102), 0x102, Role::Initiator, 120_000);
         assert_eq!(keypairs.used(0x101), Use::Ordinary);
-        assert_eq!(keypairs.current().unwrap().index, 0x102);
+        assert_eq!(keypairs.current().unwrap().engine, 0x102);
     }
 
     #[test]
     fn a_responder_sends_only_after_the_first_message_on_the_keypair() {
         let mut keypairs = Keypairs::default();
         keypairs.advance();
-        keypairs.insert(0x101, Role::Responder, 0);
+        keypairs.insert(wire(0x101), 0x101, Role::Responder, 0);
         assert!(keypairs.current().is_none());
         assert_eq!(keypairs.used(0x101), Use::Confirmed);
         assert_eq!(keypairs.used(0x101), Use::Ordinary);
-        assert_eq!(keypairs.current().unwrap().index, 0x101);
+        assert_eq!(keypairs.current().unwrap().engine, 0x101);
     }
 
     #[test]
     fn a_keypair_that_lost_its_slot_is_not_sent_with() {
         let mut keypairs = Keypairs::default();
-        keypairs.insert(0x101, Role::Initiator, 0);
+        keypairs.insert(wire(0x101), 0x101, Role::Initiator, 0);
         for index in 0x102..=0x109 {
             keypairs.advance();
-            keypairs.insert(index, Role::Responder, 1);
+            keypairs.insert(wire(index), index, Role::Responder, 1);
         }
         assert!(
             keypairs.current().is_none(),
             "slot 1 holds 0x109, which the peer has not confirmed"
         );
-        assert!(keypairs.find(0x101).is_none());
+        assert!(keypairs.find(wire(0x101)).is_none());
         assert_eq!(keypairs.used(0x109), Use::Confirmed);
-        assert_eq!(keypairs.current().unwrap().index, 0x109);
+        assert_eq!(keypairs.current().unwrap().engine, 0x109);
     }
 }

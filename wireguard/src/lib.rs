@@ -19,7 +19,7 @@
 //! 1. A packet thread reads the header with [`Message::of`]. What is not WireGuard is not ours.
 //! 2. Handshake messages (types 1, 2, 3): [`Gate::judge`] at once for the first two, so that nobody who does not know our key, nor
 //!    anybody under load who has not proven its address, gets any further; then by queue to a thread that does all of (6).
-//! 3. Data: the upper 24 bits of the receiver index are [`Session::index`]. [`Session::lock`] once for a run of datagrams.
+//! 3. Data: the receiver index, decrypted, names the session ([`Indices::session`]). [`Session::lock`] once for a run of datagrams.
 //! 4. [`Batch::open`] refuses counters beyond the limit and keypairs that are unknown or too old, then asks the engine, which
 //!    checks the replay window before and after it opens the message.
 //! 5. An authentic message moves the endpoint, may confirm a keypair that we answered for, and is noted; the packet's source is
@@ -27,8 +27,8 @@
 //! 6. [`Reader::read`] checks the MAC again, refuses ephemeral keys of low order, and reads the initiator's key from the message
 //!    *before* anything is allocated ([`HandshakeError::Stranger`]). [`Session::admit`] applies the limit of 20 ms per peer before the
 //!    second key agreement, which shows that the initiator has the key. Under the session's lock [`Batch::handle_handshake`] refuses
-//!    replays and answers to nothing, lets the engine answer, and notes what came of it, which the device hears of by signal
-//!    ([`Device::handle_signal`]); of what is refused it hears nothing.
+//!    replays and answers to nothing, lets the engine answer, gives the answer its index and MACs (`index.rs`), and notes what came
+//!    of it, which the device hears of by signal ([`Device::handle_signal`]); of what is refused it hears nothing.
 //!    An initiator may send when it has the response; a responder only when the first data message of the new keypair has
 //!    opened (5), which the node's loop hears of by signal too.
 //!
@@ -54,6 +54,7 @@ mod device;
 mod endpoint;
 mod gate;
 mod handshake;
+mod index;
 mod key;
 mod keypair;
 mod loss;
@@ -72,6 +73,7 @@ pub use device::{AddPeerError, Device, Event, Transmit};
 pub use endpoint::Endpoint;
 pub use gate::{Gate, Load, Passage};
 pub use handshake::HandshakeError;
+pub use index::Indices;
 pub use key::{KeyError, PresharedKey, PrivateKey, PublicKey};
 pub use message::{Mac1, Message};
 pub use peer::{Peer, Upkeep};

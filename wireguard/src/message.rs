@@ -16,12 +16,12 @@ pub enum Message {
     Response,
     /// Type 3: a peer under load wants our initiation to carry a proof of our address.
     Cookie {
-        /// The sender's index in our message that this answers; a session's as in [`Self::Data`].
+        /// The index in our message that this answers.
         receiver: u32,
     },
     /// Type 4: a sealed packet.
     Data {
-        /// The index we gave the keypair; its upper 24 bits are [`crate::Session::index`].
+        /// The index we gave the keypair; [`crate::Indices::session`] tells which session's it is.
         receiver: u32,
         /// The sender's message counter.
         counter: u64,
@@ -57,6 +57,16 @@ pub(crate) fn index_at(message: &[u8], offset: usize) -> u32 {
         .get(offset..)
         .and_then(|rest| rest.first_chunk())
         .map_or(0, |bytes| u32::from_le_bytes(*bytes))
+}
+
+/// Writes an index into a message whose length was checked.
+pub(crate) fn set_index(message: &mut [u8], offset: usize, index: u32) {
+    if let Some(bytes) = message
+        .get_mut(offset..)
+        .and_then(|rest| rest.first_chunk_mut())
+    {
+        *bytes = index.to_le_bytes();
+    }
 }
 
 /// The first MAC of handshake messages to one key (white paper, section 5.4.4): it shows that the sender knows the

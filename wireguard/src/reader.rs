@@ -70,6 +70,11 @@ impl Reader {
         }
     }
 
+    /// The first MAC of messages to our key.
+    pub(crate) const fn mac1(&self) -> &Mac1 {
+        &self.mac1
+    }
+
     /// Our own key.
     pub(crate) const fn public(&self) -> &PublicKey {
         &self.public

@@ -20,10 +20,11 @@ use crate::constants::{
 };
 use crate::endpoint::Endpoint;
 use crate::handshake::{HandshakeError, Handshakes, Notes};
+use crate::index::Indices;
 use crate::key::PublicKey;
 use crate::keypair::{Keypairs, Role, Use};
 use crate::loss::Loss;
-use crate::message::Message;
+use crate::message::{Message, set_index};
 use crate::tunnel::Tunnel;
 
 /// What the other end is.
@@ -203,6 +204,7 @@ fn add(total: &AtomicU64, amount: u64) {
 pub struct Session {
     key: PublicKey,
     index: u32,
+    indices: Indices,
     base: Instant,
     kind: AtomicU8,
     established: AtomicBool,
@@ -241,14 +243,15 @@ impl Session {
     pub(crate) fn new(
         key: PublicKey,
         kind: Kind,
-        index: u32,
+        handshakes: Handshakes,
         base: Instant,
         tunnel: Tunnel,
         allowed: Vec<Ipv6Network>,
     ) -> Arc<Self> {
         Arc::new(Self {
             key,
-            index,
+            index: handshakes.series().place(),
+            indices: handshakes.series().indices(),
             base,
             kind: AtomicU8::new(kind as u8),
             established: AtomicBool::new(false),
@@ -256,7 +259,7 @@ impl Session {
             state: Mutex::new(State {
                 tunnel,
                 keypairs: Keypairs::default(),
-                handshakes: Handshakes::default(),
+                handshakes,
                 endpoint: None,
                 allowed,
                 unanswered: None,
@@ -291,9 +294,15 @@ impl Session {
         self.kind.store(kind as u8, Relaxed);
     }
 
-    /// The upper 24 bits of every receiver index of this session (`receiver >> 8` of [`Message::Data`]), for as long as it lives.
+    /// Names the session among those of its device for as long as it lives: [`Indices::session`] of each receiver index that it
+    /// gives out.
     pub const fn index(&self) -> u32 {
         self.index
+    }
+
+    /// The receiver indices of the session's device: which session's they are.
+    pub const fn indices(&self) -> Indices {
+        self.indices
     }
 
     /// Whether there is a keypair to send with that is not too old. Read without the lock: a hint that can be late by as much
@@ -458,14 +467,15 @@ impl Batch<'_> {
     }
 
     /// Opens a data message that came from `from` into `out`, which needs room for the datagram less 16 bytes. An authentic one
-    /// moves the session's endpoint to `from`.
+    /// moves the session's endpoint to `from`. The datagram is the same afterwards; while the engine reads it, its receiver index is
+    /// the engine's own.
     ///
     /// # Errors
     /// See [`OpenError`]. Apart from [`OpenError::Malformed`], nothing has changed then.
     pub fn open<'a>(
         &mut self,
         from: Endpoint,
-        datagram: &[u8],
+        datagram: &mut [u8],
         out: &'a mut [u8],
     ) -> Result<Opened<'a>, OpenError> {
         let Some(Message::Data { receiver, counter }) = Message::of(datagram) else {
@@ -485,12 +495,15 @@ impl Batch<'_> {
         if out.len() < datagram.len() - 16 {
             return Err(OpenError::Buffer);
         }
+        let engine = keypair.engine;
+        set_index(datagram, 4, engine);
         let opened = state.tunnel.open(datagram, out);
+        set_index(datagram, 4, receiver);
         if !matches!(opened, Ok(_) | Err(OpenError::Malformed)) {
             return Err(opened.err().unwrap_or(OpenError::Forged));
         }
         // The engine switched to this keypair, if it is the newer one.
-        if state.keypairs.used(receiver) == Use::Confirmed {
+        if state.keypairs.used(engine) == Use::Confirmed {
             self.fresh();
             self.signals.confirmed = true;
         }
@@ -625,8 +638,10 @@ fn source(packet: &[u8]) -> Option<Ipv6Addr> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::index::Series;
     use crate::key::PrivateKey;
-    use crate::tunnel::Factory;
+    use crate::message::Mac1;
+    use crate::tunnel::{FIRST_INDEX, Factory};
 
     const MTU: usize = 1420;
 
@@ -635,16 +650,19 @@ mod tests {
         let keys = [1, 2].map(|byte| PrivateKey::from_bytes([byte << 3; 32]));
         let [a, b] = [(0, 1), (1, 0)].map(|(own, other): (usize, usize)| {
             let peer = keys[other].public();
-            let tunnel = Factory::boringtun(keys[own].clone()).make(&peer, None, 5, 1);
-            Session::new(peer, Kind::Mesh, 5, base, tunnel, Vec::new())
+            let tunnel = Factory::boringtun(keys[own].clone()).make(&peer, None, 1);
+            let series = Series::new(Indices::new(&keys[own], 1), 5, 0);
+            let handshakes = Handshakes::new(series, Mac1::new(&keys[own].public()), &peer);
+            Session::new(peer, Kind::Mesh, handshakes, base, tunnel, Vec::new())
         });
         {
             let (mut a, mut b) = (a.lock(base), b.lock(base));
             let initiation = a.state.tunnel.initiate(base);
             let response = b.state.tunnel.handle(&initiation).unwrap();
             a.state.tunnel.handle(&response).unwrap();
-            a.state.keypairs.insert(0x501, Role::Initiator, 0);
-            b.state.keypairs.insert(0x501, Role::Responder, 0);
+            let index = FIRST_INDEX + 1;
+            a.state.keypairs.insert(index, index, Role::Initiator, 0);
+            b.state.keypairs.insert(index, index, Role::Responder, 0);
             a.fresh();
         }
         (a, b)
@@ -692,7 +710,7 @@ mod tests {
         let from = Endpoint::unproven("192.0.2.1:1".parse().unwrap());
         let mut opened = [0; 64];
         assert_eq!(
-            b.lock(now).open(from, &out[..32], &mut opened),
+            b.lock(now).open(from, &mut out[..32], &mut opened),
             Ok(Opened::Keepalive)
         );
         let (pending, _) = b.lock(now).take_pending();
@@ -713,7 +731,7 @@ mod tests {
         let (a, _) = agreed(now);
         let key = PrivateKey::from_bytes([9; 32]);
         let mut batch = a.lock(now);
-        batch.state.tunnel = Factory::boringtun(key).make(a.key(), None, 5, 1);
+        batch.state.tunnel = Factory::boringtun(key).make(a.key(), None, 1);
         let mut out = [0; 256];
         assert_eq!(
             batch.seal(&[0x60; 64], MTU, &mut out),

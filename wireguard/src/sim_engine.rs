@@ -1,18 +1,20 @@
 //! An engine without cryptography, for simulations of many nodes (feature `_sim`).
 //!
-//! Same messages, same lengths, same replies, same refusals as the real one, but a microsecond instead of a hundred, and no
-//! clock and no randomness but what is passed in. What stands for a key agreement anyone could compute: never for real traffic.
+//! Same messages, same lengths, same replies, same refusals as the real one, whose proofs cover no index either, but a microsecond
+//! instead of a hundred, and no clock and no randomness but what is passed in. What stands for a key agreement anyone could
+//! compute: never for real traffic.
 
 use std::sync::OnceLock;
 use std::time::Instant;
 
-use crate::constants::{COOKIE_LEN, INITIATION_LEN, OVERHEAD, RESPONSE_LEN};
+use crate::constants::{INITIATION_LEN, OVERHEAD, RESPONSE_LEN};
 use crate::handshake::HandshakeError;
 use crate::key::{PresharedKey, PublicKey};
 use crate::keypair::{Keypairs, Role};
 use crate::message::{Mac1, Message, index_at};
 use crate::rng::{Rng, mix};
 use crate::session::{OpenError, SealError};
+use crate::tunnel::FIRST_INDEX;
 
 /// What a sum over some bytes is worth, for a secret: stands for every MAC and tag.
 fn tag(secret: u64, bytes: &[u8]) -> [u8; 16] {
@@ -123,7 +125,6 @@ impl Simulated {
         ours: PublicKey,
         theirs: PublicKey,
         preshared: Option<&PresharedKey>,
-        index: u32,
         seed: u64,
     ) -> Self {
         Self {
@@ -132,7 +133,7 @@ impl Simulated {
             theirs_mac1: Mac1::new(&theirs),
             preshared: preshared.map_or(0, |key| secret(1, key.as_bytes())),
             rng: Rng::new(seed),
-            next_index: index << 8,
+            next_index: FIRST_INDEX,
             sequence: 0,
             initiated: [None, None],
             last_heard: [0; 12],
@@ -142,9 +143,9 @@ impl Simulated {
     }
 
     pub(crate) fn initiator(initiation: &[u8]) -> Option<[u8; 32]> {
-        let (covered, rest) = initiation.split_at_checked(72)?;
+        let (covered, rest) = initiation.get(8..)?.split_at_checked(64)?;
         let (proof, _) = rest.split_at_checked(16)?;
-        (tag(2, covered) == proof).then_some(covered[40..].first_chunk().copied()?)
+        (tag(2, covered) == proof).then_some(covered[32..].first_chunk().copied()?)
     }
 
     pub(crate) fn has_current(&self) -> bool {
@@ -174,10 +175,10 @@ impl Simulated {
         message[4..8].copy_from_slice(&index.to_le_bytes());
         message[8..40].copy_from_slice(&ephemeral);
         message[40..72].copy_from_slice(self.ours.as_bytes());
-        let proof = tag(2, &message[..72]);
+        let proof = tag(2, &message[8..72]);
         message[72..88].copy_from_slice(&proof);
         message[88..100].copy_from_slice(&timestamp(now, self.sequence));
-        let proof = tag(self.pair_secret(), &message[..100]);
+        let proof = tag(self.pair_secret(), &message[8..100]);
         message[100..116].copy_from_slice(&proof);
         self.theirs_mac1.write(&mut message);
         self.keypairs.advance();
@@ -195,14 +196,13 @@ impl Simulated {
         match (Message::of(message), message.len()) {
             (Some(Message::Initiation), INITIATION_LEN) => self.handle_initiation(message),
             (Some(Message::Response), RESPONSE_LEN) => self.handle_response(message),
-            (Some(Message::Cookie { .. }), COOKIE_LEN) => Err(HandshakeError::Unexpected),
             _ => Err(HandshakeError::NotHandshake),
         }
     }
 
     fn handle_initiation(&mut self, message: &[u8]) -> Result<Vec<u8>, HandshakeError> {
         if Self::initiator(message) != Some(*self.theirs.as_bytes())
-            || tag(self.pair_secret(), &message[..100]) != message[100..116]
+            || tag(self.pair_secret(), &message[8..100]) != message[100..116]
         {
             return Err(HandshakeError::Forged);
         }
@@ -220,7 +220,7 @@ impl Simulated {
         answer[4..8].copy_from_slice(&index.to_le_bytes());
         answer[8..12].copy_from_slice(&message[4..8]);
         answer[12..44].copy_from_slice(&ephemeral);
-        let proof = tag(agreed, &answer[..44]);
+        let proof = tag(agreed, &answer[12..44]);
         answer[44..60].copy_from_slice(&proof);
         self.theirs_mac1.write(&mut answer);
         self.keypairs.advance();
@@ -244,7 +244,7 @@ impl Simulated {
             .clone()
             .ok_or(HandshakeError::Unexpected)?;
         let agreed = self.agreed(&initiated.ephemeral, &message[12..44]);
-        if tag(agreed, &message[..44]) != message[44..60] {
+        if tag(agreed, &message[12..44]) != message[44..60] {
             return Err(HandshakeError::Forged);
         }
         self.initiated[place] = None;
@@ -268,7 +268,7 @@ impl Simulated {
             Role::Initiator => (to_responder, to_initiator),
             Role::Responder => (to_initiator, to_responder),
         };
-        self.keypairs.insert(local, role, 0);
+        self.keypairs.insert(local, local, role, 0);
         self.keys
             .retain(|keys| self.keypairs.find(keys.local).is_some() && keys.local != local);
         self.keys.push(Keys {
@@ -298,7 +298,7 @@ impl Simulated {
         covered[4..8].copy_from_slice(&keys.remote.to_le_bytes());
         covered[8..16].copy_from_slice(&keys.counter.to_le_bytes());
         covered[16..].copy_from_slice(packet);
-        rest[..16].copy_from_slice(&tag(keys.sending, covered));
+        rest[..16].copy_from_slice(&tag(keys.sending, &covered[8..]));
         keys.counter += 1;
         Ok(length)
     }
@@ -309,7 +309,7 @@ impl Simulated {
         };
         let keys = self.keys(receiver).ok_or(OpenError::UnknownIndex)?;
         let (covered, proof) = message.split_at(message.len() - 16);
-        if tag(keys.receiving, covered) != proof {
+        if tag(keys.receiving, &covered[8..]) != proof {
             return Err(OpenError::Forged);
         }
         if !keys.window.accept(counter) {

@@ -1,8 +1,8 @@
 //! The engine of one session, and the only file that knows boringtun.
 //!
-//! What `boringtun::noise::Tunn` is used for: the handshake, the AEAD, the replay window, cookies it receives. What it is not
-//! used for, because it does it differently from the protocol or not at all: timers, limits of age and count, padding,
-//! queueing, roaming, rate limits. Those are `device.rs`, `peer.rs` and `session.rs`.
+//! What `boringtun::noise::Tunn` is used for: the handshake, the AEAD, the replay window. What it is not used for, because it
+//! does it differently from the protocol or not at all: timers, limits of age and count, padding, queueing, roaming, rate limits,
+//! receiver indices and with them MACs and cookies. Those are `device.rs`, `peer.rs`, `session.rs` and `handshake.rs`.
 //!
 //! Reading 0.7.1 gives these rules for its use, each kept by this file or by its callers:
 //!
@@ -31,7 +31,12 @@
 //!    preshared key) accepts one old initiation. It cannot be completed, and must not move the endpoint of a session that works.
 //!    `handshake.rs` keeps the last stamp too, so that no other replay comes as far as here.
 //! 8. Steps may come from any thread, since all that they change in the engine and in our account of it is under the session's lock.
-//! 9. `Tunn::new` panics if the system clock is before 1970, which Linux does not allow it to be.
+//! 9. **Its indices stay here.** It counts them up in the lowest 8 bits of what it was made with, over and over. On the wire there
+//!    are others (`index.rs`), written into its handshake messages, whose MACs it has then computed in vain, and replaced by its own
+//!    again in what it is given: neither the handshake's hash nor the AEAD of data messages covers them (white paper, section 5.4).
+//!    It is given no cookie replies, since they are sealed for the MAC that was sent. All engines count alike: only the order of
+//!    indices within one matters, and that none is 0, with which `Tunn` begins as the current one.
+//! 10. `Tunn::new` panics if the system clock is before 1970, which Linux does not allow it to be.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -48,6 +53,9 @@ use crate::sim_engine::Simulated;
 
 /// The engine never writes a message longer than this when it is not sealing.
 pub(crate) const HANDSHAKE_BUFFER: usize = 160;
+
+/// What an engine's indices count up from, in the lowest 8 bits.
+pub(crate) const FIRST_INDEX: u32 = 0x100;
 
 /// What the passing of time made the engine do.
 #[derive(Debug)]
@@ -75,7 +83,7 @@ impl Factory {
         Self::Boringtun { key, limiter }
     }
 
-    /// A new engine for `peer` whose receiver indices have `index` as their upper 24 bits. `seed` feeds the simulated one.
+    /// A new engine for `peer`. `seed` feeds the simulated one.
     #[cfg_attr(
         not(feature = "_sim"),
         expect(
@@ -87,7 +95,6 @@ impl Factory {
         &self,
         peer: &PublicKey,
         preshared: Option<&PresharedKey>,
-        index: u32,
         seed: u64,
     ) -> Tunnel {
         match self {
@@ -96,7 +103,7 @@ impl Factory {
                 (*peer.as_bytes()).into(),
                 preshared.map(|key| *key.as_bytes()),
                 None,
-                index,
+                FIRST_INDEX >> 8,
                 Some(Arc::clone(limiter)),
             ))),
             #[cfg(feature = "_sim")]
@@ -104,7 +111,6 @@ impl Factory {
                 key.public(),
                 *peer,
                 preshared,
-                index,
                 seed,
             ))),
         }
@@ -183,8 +189,8 @@ impl Tunnel {
         }
     }
 
-    /// Takes a handshake message of type 1, 2 or 3 and returns what to send back: the response, or the empty packet that
-    /// confirms the keypair, or nothing after a cookie.
+    /// Takes a handshake message of type 1 or 2 and returns what to send back: the response, or the empty packet that confirms the
+    /// keypair.
     pub(crate) fn handle(&mut self, message: &[u8]) -> Result<Vec<u8>, HandshakeError> {
         match self {
             Self::Boringtun(tunn) => {

@@ -217,10 +217,11 @@ proptest! {
             if let Some(header) = datagram.first_chunk_mut::<4>() {
                 *header = [kind, 0, 0, 0];
             }
-            let ours = lab.session(0, 1).index() << 8 | u32::from(index);
+            let mut ours = lab.last(0, 1)[4..8].to_vec();
+            ours[0] ^= index;
             let offset = if kind == 2 { 8 } else { 4 };
             if let Some(field) = datagram.get_mut(offset..offset + 4) {
-                field.copy_from_slice(&ours.to_le_bytes());
+                field.copy_from_slice(&ours);
             }
             if matches!(Message::of(&datagram), Some(Message::Initiation | Message::Response)) {
                 wireguard::Mac1::new(&public(0)).write(&mut datagram);

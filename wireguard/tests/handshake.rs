@@ -516,12 +516,12 @@ both_engines! {
     fn a_removed_peer_can_do_nothing(engine: Engine) {
         let mut lab = Lab::connected(engine);
         let session = lab.session(0, 1);
-        let late = lab.seal(1, 0, &packet(overlay(1), 60)).unwrap();
+        let mut late = lab.seal(1, 0, &packet(overlay(1), 60)).unwrap();
         lab.nodes[0].device.remove_peer(&public(1));
         assert!(!session.is_established());
         let mut out = [0; 2048];
         assert_eq!(session.lock(lab.now).seal(&[], MTU, &mut out), Err(SealError::NotEstablished));
-        assert!(session.lock(lab.now).open(at(late.from), &late.payload, &mut out).is_err());
+        assert!(session.lock(lab.now).open(at(late.from), &mut late.payload, &mut out).is_err());
         assert_eq!(lab.nodes[0].device.poll_timeout(), None);
         lab.add(0, peer(1));
     }

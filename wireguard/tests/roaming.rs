@@ -38,13 +38,13 @@ both_engines! {
     fn another_local_address_is_kept_without_an_event(engine: Engine) {
         let mut lab = Lab::connected(engine);
         let events = lab.nodes[1].events.len();
-        let flight = lab.seal(0, 1, &packet(overlay(0), 80)).unwrap();
+        let mut flight = lab.seal(0, 1, &packet(overlay(0), 80)).unwrap();
         let session = lab.session(1, 0);
         let mut from = at(underlay(0));
         from.local = Some("192.0.2.99".parse().unwrap());
         let mut out = [0; 2048];
         let mut batch = session.lock(lab.now);
-        assert!(batch.open(from, &flight.payload, &mut out).is_ok());
+        assert!(batch.open(from, &mut flight.payload, &mut out).is_ok());
         assert!(!batch.finish().roamed);
         assert_eq!(session.lock(lab.now).endpoint(), Some(from));
         lab.drain(1);

@@ -145,12 +145,13 @@ impl Outside {
         self.opener.deliver(&self.shared, &fib, now);
     }
 
-    /// The datagrams of one received message, taken in runs of the same session, for each of which its lock is taken once.
-    fn open(&mut self, data: &[u8], segment: usize, from: Endpoint, fib: &Fib, now: Instant) {
+    /// The datagrams of one received message, taken in runs of the same keypair, for each of which its session is looked up and locked
+    /// once.
+    fn open(&mut self, data: &mut [u8], segment: usize, from: Endpoint, fib: &Fib, now: Instant) {
         if data.is_empty() {
             self.shared.discards.discard(Reason::NotWireguard, 1);
         }
-        let mut datagrams = data.chunks(segment).peekable();
+        let mut datagrams = data.chunks_mut(segment).peekable();
         while let Some(datagram) = datagrams.next() {
             let receiver = match Message::of(datagram) {
                 Some(Message::Data { receiver, .. }) => receiver,
@@ -175,9 +176,9 @@ impl Outside {
                 self.shared.discards.discard(Reason::UnknownReceiver, 1);
                 continue;
             };
-            let is_of_session = |datagram: &&[u8]| matches!(Message::of(datagram), Some(Message::Data { receiver: other, .. }) if other >> 8 == receiver >> 8);
+            let is_of_keypair = |datagram: &&mut [u8]| matches!(Message::of(datagram), Some(Message::Data { receiver: other, .. }) if other == receiver);
             let run = std::iter::once(datagram)
-                .chain(std::iter::from_fn(|| datagrams.next_if(is_of_session)));
+                .chain(std::iter::from_fn(|| datagrams.next_if(is_of_keypair)));
             self.opener.open(session, run, from, &self.shared, now);
         }
     }
@@ -231,7 +232,7 @@ impl Opener {
     fn open<'a>(
         &mut self,
         session: &Arc<Session>,
-        datagrams: impl Iterator<Item = &'a [u8]>,
+        datagrams: impl Iterator<Item = &'a mut [u8]>,
         from: Endpoint,
         shared: &Shared,
         now: Instant,

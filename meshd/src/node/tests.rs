@@ -99,14 +99,14 @@ impl Host {
             local: None,
             socket: 0,
         };
-        let mut out = vec![0; datagram.len()];
+        let (mut copy, mut out) = (datagram.to_vec(), vec![0; datagram.len()]);
         let mut packets = Vec::new();
         match wireguard::Message::of(datagram) {
             Some(wireguard::Message::Data { receiver, .. }) => {
                 let session = Arc::clone(self.fib().receiver(receiver).unwrap());
                 let mut batch = session.lock(now);
                 if let Opened::Packet { verdict, packet } =
-                    batch.open(from, datagram, &mut out).unwrap()
+                    batch.open(from, &mut copy, &mut out).unwrap()
                 {
                     packets.push((verdict, packet.to_vec()));
                 }

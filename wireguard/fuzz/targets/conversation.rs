@@ -71,16 +71,12 @@ fn open(device: &mut Device, at: usize, datagram: &[u8], now: Instant) -> bool {
     let Some(Message::Data { receiver, .. }) = Message::of(datagram) else {
         return false;
     };
-    let Some(session) = device
-        .sessions()
-        .find(|session| session.index() == receiver >> 8)
-        .cloned()
-    else {
+    let Some(session) = device.receiver(receiver).cloned() else {
         return false;
     };
-    let mut out = vec![0; datagram.len()];
+    let (mut datagram, mut out) = (datagram.to_vec(), vec![0; datagram.len()]);
     let mut batch = session.lock(now);
-    let opened = match batch.open(endpoint(at), datagram, &mut out) {
+    let opened = match batch.open(endpoint(at), &mut datagram, &mut out) {
         Ok(Opened::Packet { verdict, packet }) => {
             assert!(packet.len() + 32 <= datagram.len());
             assert!(verdict != Verdict::Leaf, "the peer is a node");

@@ -308,18 +308,14 @@ impl Lab {
             socket: 0,
         };
         if let Some(Message::Data { receiver, .. }) = Message::of(datagram) {
-            let found = self.nodes[node]
-                .device
-                .sessions()
-                .find(|session| session.index() == receiver >> 8)
-                .cloned();
+            let found = self.nodes[node].device.receiver(receiver).cloned();
             let Some(session) = found else {
                 self.nodes[node].refused.push("no such session");
                 return;
             };
-            let mut out = vec![0; datagram.len()];
+            let (mut datagram, mut out) = (datagram.to_vec(), vec![0; datagram.len()]);
             let mut batch = session.lock(self.now);
-            match batch.open(from, datagram, &mut out) {
+            match batch.open(from, &mut datagram, &mut out) {
                 Ok(Opened::Keepalive) => self.nodes[node].keepalives += 1,
                 Ok(Opened::Packet { verdict, packet }) => {
                     self.nodes[node].inbox.push((verdict, packet.to_vec()))
