@@ -184,6 +184,18 @@ both_engines! {
         assert_eq!(take(&lab, 0, &session, &response).result, Err(HandshakeError::Unexpected));
     }
 
+    fn who_answered_with_an_engine_that_was_replaced_meanwhile_may_ask_at_once(engine: Engine) {
+        let mut lab = Lab::pair(engine);
+        let initiation = initiated(&mut lab);
+        let session = lab.session(1, 0);
+        assert_eq!(take(&lab, 1, &session, &initiation).result, Ok(()));
+        let mut other = peer(0);
+        other.preshared = Some(PresharedKey::from_bytes([7; 32]));
+        lab.nodes[1].device.update_peer(other, lab.now).unwrap();
+        lab.initiate(1, 0);
+        assert_eq!(lab.times(1, 1).len(), 1);
+    }
+
     fn a_step_in_the_name_of_another_is_refused(engine: Engine) {
         let mut lab = Lab::pair(engine);
         lab.add(1, peer(2));
