@@ -188,15 +188,15 @@ fn a_node_proves_its_address_to_a_stock_device_under_load() {
     let settings = Settings::new(&id).stock("phone", &key.public, leaf, Some(endpoint));
 
     let target = SocketAddr::new(way.b.v4.into(), 51999);
-    let mut flood = traffic::initiations(&stranger, target, &key.public, 900_000, 30_000);
+    let mut flood = traffic::initiations(&stranger, target, &key.public, 2_000_000, 20_000);
     wait_until(secs(10), "the phone demands proofs of address", || {
         received(&stranger, &way.a.interface) > 1_000_000
     });
     let cookies = count_cookies(&node);
     let node = node.meshd(settings);
-    // A call may meet the phone in a moment without load, and needs no proof then.
+    // A call may meet the phone in a moment without load and need no proof, or be lost in the flood.
     for _ in 0..5 {
-        wait_until(secs(8), "the node reaches the phone", || {
+        wait_until(secs(20), "the node reaches the phone", || {
             node.host().ping(leaf)
         });
         if cookies() > 0 {
@@ -204,7 +204,7 @@ fn a_node_proves_its_address_to_a_stock_device_under_load() {
         }
         node.restart();
     }
-    assert!(cookies() > 0, "no proof was demanded of the node");
+    assert_eq!(cookies(), 1, "one is demanded, and the first is right");
     assert!(flood.is_running(), "the flood has ended before the test");
     flood.kill();
 }
