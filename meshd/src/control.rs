@@ -176,6 +176,18 @@ impl Control {
         info!(?level, "Log level set");
     }
 
+    /// The latest lines of the log.
+    pub fn log_lines(&self) -> admin::LogLines {
+        let line = |(age, text): (Duration, String)| admin::LogLine {
+            age_ms: u64::try_from(age.as_millis()).unwrap_or(u64::MAX),
+            text,
+        };
+        let lines = self.telemetry.recent().lines();
+        admin::LogLines {
+            lines: lines.into_iter().map(line).collect(),
+        }
+    }
+
     /// The UDP port of the WireGuard sockets.
     pub fn listen_port(&self) -> u16 {
         self.port

@@ -24,6 +24,7 @@ pub mod node;
 pub mod notify;
 pub mod packet;
 pub mod pulse;
+pub mod recent;
 pub mod state;
 pub mod telemetry;
 #[cfg(test)]

@@ -6,6 +6,7 @@
 //! | `GET /v1/peers` | | [`Peers`] |
 //! | `POST /v1/ping` | [`PingRequest`] | [`PingAnswer`] |
 //! | `POST /v1/reload` | | [`Reload`] |
+//! | `GET /v1/log` | | [`LogLines`] |
 //! | `POST /v1/log` | [`Log`] | [`Log`] |
 //! | `POST /v1/wait` | [`WaitRequest`] | [`Wait`] |
 //! | `GET /v1/wg` | | [`Devices`] |
@@ -429,6 +430,26 @@ pub struct Log {
 
 impl Schema for Log {
     const SCHEMA: &'static str = "meshd.log/1";
+}
+
+/// The latest lines of the log, as they were written: with names, keys and addresses.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogLines {
+    /// The oldest first.
+    pub lines: Vec<LogLine>,
+}
+
+impl Schema for LogLines {
+    const SCHEMA: &'static str = "meshd.log-lines/1";
+}
+
+/// One of [`LogLines`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogLine {
+    /// How long ago it was written, in milliseconds.
+    pub age_ms: u64,
+    /// Its beginning, without control characters.
+    pub text: String,
 }
 
 /// Asks for an answer when something is the case; without `peer` and `route`: when the daemon is ready.

@@ -331,6 +331,7 @@ async fn route(
         (&Method::POST, "/v1/ping") => ping(control, parse(&body)?).await.map(document),
         (&Method::POST, "/v1/wait") => wait(control, parse(&body)?).await.map(document),
         (&Method::POST, "/v1/reload") => control.reload().await.map(document),
+        (&Method::GET, "/v1/log") => Ok(document(control.log_lines())),
         (&Method::POST, "/v1/log") => {
             let log: Log = parse(&body)?;
             control.set_log_level(log.level);
