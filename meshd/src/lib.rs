@@ -25,6 +25,7 @@ pub mod notify;
 pub mod packet;
 pub mod pulse;
 pub mod recent;
+pub mod redact;
 pub mod state;
 pub mod telemetry;
 #[cfg(test)]
