@@ -181,6 +181,66 @@ fn nobody_but_root_may_talk_to_the_daemon() {
 }
 
 #[test]
+fn a_report_tells_what_the_daemon_did_to_the_kernel_and_not_who_it_talks_to() {
+    let scene = Scene::new("commands bugreport");
+    let report = scene.run("bugreport -o -").success().unwrap();
+    for part in [
+        "Peer reachable peer=peer-2",
+        "Seccomp: 2",
+        "network namespace: the same as ours",
+        "mesh0: <POINTOPOINT",
+        "inet6 self::1/128",
+        "5271:    from all to 600::/8 lookup 5277",
+        "unreachable 600::/8",
+        "table ip6 meshd {",
+        "left in the kernel: Some(Journal",
+        "\"endpoint\": \"10.77.1.2:51860\"",
+    ] {
+        assert!(report.contains(part), "no {part} in\n{report}");
+    }
+    let seed = std::fs::read_to_string(scene.node.state_directory().join("node.key")).unwrap();
+    for private in [
+        seed.trim(),
+        &scene.node.identity().public_key,
+        &scene.peer.identity().public_key,
+        &scene.peer.address().to_string(),
+    ] {
+        assert!(!report.contains(private), "{private} is in\n{report}");
+    }
+    let full = scene.run("bugreport --full -o -").success().unwrap();
+    assert!(full.contains(&scene.peer.identity().public_key) && !full.contains(seed.trim()));
+}
+
+#[test]
+fn somebody_without_rights_gets_a_report_of_what_everybody_may_see() {
+    let scene = Scene::new("commands bugreport user");
+    let bugreport = |output: &str| {
+        let line = format!(
+            "setpriv --reuid 65534 --regid 65534 --clear-groups {} --socket {} --state-dir {} --config {} bugreport -o {output}",
+            netns_tests::daemon::program(),
+            scene.node.socket().display(),
+            scene.node.state_directory().display(),
+            scene.node.configuration().display(),
+        );
+        scene.node.host().output(&line, secs(10)).unwrap()
+    };
+    let report = bugreport("-").success().unwrap();
+    let missing: Vec<_> = report
+        .lines()
+        .filter(|line| line.starts_with("! not all of it: "))
+        .collect();
+    assert_eq!(missing.len(), 2, "the daemon and the state: {missing:?}");
+    assert!(
+        report.contains("no permission to talk to the daemon"),
+        "{report}"
+    );
+    assert!(report.contains("inet6 node-1::1/128"), "{report}");
+    let refused = bugreport("/nobody-may-write-here.txt");
+    assert_eq!(refused.status.code(), Some(4), "{refused:?}");
+    assert!(refused.stderr.contains("next: "), "{refused:?}");
+}
+
+#[test]
 fn without_a_daemon_the_command_says_how_to_start_it() {
     let scene = Scene::new("commands stopped");
     scene.node.stop();
