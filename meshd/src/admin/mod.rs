@@ -17,6 +17,7 @@
 //! [`VERSION_HEADER`]. Fields are only ever added; unknown ones are ignored; absent values are null.
 
 pub mod client;
+pub mod connection;
 pub mod server;
 
 use std::collections::BTreeMap;
