@@ -40,7 +40,7 @@ use crate::{
         tun::{self, Tun},
         udp::{self, UdpSocket},
     },
-    journal, metrics,
+    journal, metrics, network_watch,
     node::{Fresh, Seen},
     notify::Notifier,
     state::{self, PeerSeen, Port, StateDir, StateError, StateLock, Stock},
@@ -240,7 +240,7 @@ async fn live(launch: Launch) -> Result<(), RunError> {
     let result = tokio::select! {
         () = admin.serve(Arc::clone(&control)) => Err(RunError::Ended("the admin socket has closed".to_owned())),
         () = resolve(names, control.node.clone()) => Err(RunError::Ended("the resolver has ended".to_owned())),
-        error = watch_network(interface, control.node.clone()) => Err(error),
+        error = network_watch::watch(&control, &overlay) => Err(error),
         () = metrics::serve(scrapers, Arc::clone(&control)) => Err(RunError::Ended("the metrics server has ended".to_owned())),
         () = watch_clocks(&control) => Err(RunError::Ended("the clock has ended".to_owned())),
         () = remember(&control, &mut remembered) => Err(RunError::Ended("the clock has ended".to_owned())),
@@ -464,25 +464,6 @@ async fn look_up(endpoint: &HostPort) -> Vec<SocketAddr> {
             Vec::new()
         }
     }
-}
-
-/// Tells the node when addresses or routes of the underlay change.
-async fn watch_network(interface: u32, node: NodeHandle) -> RunError {
-    let mut changes = match netlink::Changes::watch(interface).await {
-        Ok(changes) => changes,
-        Err(error) => return RunError::Netlink(error),
-    };
-    while let Some(change) = changes.next().await {
-        debug!(?change, "Underlay changed");
-        if node
-            .call(|node_loop, now| node_loop.handle_network_change(now))
-            .await
-            .is_err()
-        {
-            break;
-        }
-    }
-    RunError::Ended("netlink has closed".to_owned())
 }
 
 async fn remember(control: &Control, last: &mut Remembered) {

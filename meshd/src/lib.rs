@@ -20,6 +20,7 @@ pub mod identity;
 pub mod io;
 pub mod journal;
 pub mod metrics;
+mod network_watch;
 pub mod node;
 pub mod notify;
 pub mod packet;

@@ -262,11 +262,13 @@ pub enum WarningCode {
     StateReadonly,
     /// A state file could not be understood and was set aside.
     StateDamaged,
+    /// Somebody has set the overlay's interface down.
+    InterfaceDown,
 }
 
 impl WarningCode {
     /// Every code.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::NotYet,
         Self::NoEndpoint,
         Self::NoNft,
@@ -274,6 +276,7 @@ impl WarningCode {
         Self::ClockJump,
         Self::StateReadonly,
         Self::StateDamaged,
+        Self::InterfaceDown,
     ];
 
     /// What `meshd help CODE` prints: what it means, and what to do.
@@ -323,6 +326,12 @@ impl WarningCode {
                  add` are never given up like that.\n\
                  To do: check the disk, and remove the .damaged file."
             }
+            Self::InterfaceDown => {
+                "The overlay's interface was set down, by hand or by a program that manages the network. Packets for the \
+                 overlay are refused and do not leave by another way; sessions stay. When the interface is set up \
+                 again, the daemon gives it its address and routes back.\n\
+                 To do: sudo ip link set mesh0 up    (and tell the program that it is not its interface)"
+            }
         }
     }
 }
@@ -337,6 +346,7 @@ impl fmt::Display for WarningCode {
             Self::ClockJump => "CLOCK-JUMP",
             Self::StateReadonly => "STATE-READONLY",
             Self::StateDamaged => "STATE-DAMAGED",
+            Self::InterfaceDown => "INTERFACE-DOWN",
         })
     }
 }
