@@ -171,6 +171,10 @@ async fn live(launch: Launch) -> Result<(), RunError> {
     // Whatever can fail comes before anything that would have to be taken down again.
     let alerts = Arc::new(Alerts::default());
     let (fresh, discards) = fresh(&state, identity, &alerts)?;
+    if let Some((_, text)) = settings.twice(&fresh.added) {
+        warn!("{text}");
+        alerts.raise(WarningCode::DeviceTwice, text);
+    }
     let admin = AdminSocket::bind(&settings.api.socket, settings.api.group.as_deref()).map_err(
         |source| RunError::Socket {
             path: settings.api.socket.clone(),

@@ -150,6 +150,65 @@ fn devices_are_kept_over_restarts_and_names_are_not_given_twice() {
 }
 
 #[test]
+fn an_added_device_that_the_configuration_gets_as_well_is_named_until_one_of_them_goes() {
+    let scene = Scene::new("commands twice");
+    let codes = || {
+        let status = scene.node.status();
+        let warnings = status["warnings"].as_array().unwrap().iter();
+        warnings
+            .map(|warning| warning["code"].as_str().unwrap().to_owned())
+            .collect::<Vec<_>>()
+    };
+    let devices = || {
+        let list = scene.node.json("wg list");
+        let devices = list["devices"].as_array().unwrap().iter();
+        devices
+            .map(|device| (device["name"].clone(), device["origin"].clone()))
+            .collect::<Vec<_>>()
+    };
+    let added = scene.node.json("wg add phone --endpoint 192.0.2.1:51860");
+    let same_key = added["public_key"].as_str().unwrap();
+    let other_key = "dnLWfRiWU4Q3j/WPzwFMgy6dqkNi7ByvldsDBvRZxRI=";
+    let path = scene.node.configuration();
+    let good = std::fs::read_to_string(path).unwrap();
+    for (name, key) in [("phone", other_key), ("tablet", same_key)] {
+        let entry =
+            format!("{good}\n[[wireguard.stock]]\nname = \"{name}\"\npublic_key = \"{key}\"\n");
+        std::fs::write(path, entry).unwrap();
+        let checked = scene.run(&format!(
+            "--state-dir {} config check",
+            scene.node.state_directory().display()
+        ));
+        let checked = checked.success().unwrap();
+        assert!(checked.contains("! DEVICE-TWICE `phone`"), "{checked}");
+        let refused = scene.run("reload");
+        assert_eq!(refused.status.code(), Some(8), "{}", refused.stderr);
+        assert!(
+            refused
+                .stderr
+                .contains("next: sudo meshd wg remove phone && sudo meshd reload"),
+            "{}",
+            refused.stderr
+        );
+        assert!(codes().is_empty());
+        assert_eq!(devices(), [("phone".into(), "added".into())]);
+
+        scene.node.restart();
+        assert_eq!(codes(), ["DEVICE-TWICE"]);
+        scene.run("wg remove phone").success().unwrap();
+        assert!(codes().is_empty());
+        assert_eq!(devices(), [(name.into(), "config".into())]);
+        scene.node.reload();
+
+        std::fs::write(path, &good).unwrap();
+        scene.node.reload();
+        assert!(devices().is_empty());
+        let again = format!("wg add phone --public-key {same_key}");
+        scene.run(&again).success().unwrap();
+    }
+}
+
+#[test]
 fn a_reload_of_a_broken_file_changes_nothing_and_says_where_it_is_broken() {
     let scene = Scene::new("commands reload");
     let path = scene.node.configuration();

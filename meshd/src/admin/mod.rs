@@ -264,11 +264,13 @@ pub enum WarningCode {
     StateDamaged,
     /// Somebody has set the overlay's interface down.
     InterfaceDown,
+    /// A device is in the configuration and was added, too.
+    DeviceTwice,
 }
 
 impl WarningCode {
     /// Every code.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::NotYet,
         Self::NoEndpoint,
         Self::NoNft,
@@ -277,6 +279,7 @@ impl WarningCode {
         Self::StateReadonly,
         Self::StateDamaged,
         Self::InterfaceDown,
+        Self::DeviceTwice,
     ];
 
     /// What `meshd help CODE` prints: what it means, and what to do.
@@ -326,6 +329,13 @@ impl WarningCode {
                  add` are never given up like that.\n\
                  To do: check the disk, and remove the .damaged file."
             }
+            Self::DeviceTwice => {
+                "A device was added with `meshd wg add`, and later the configuration gave its name or its key to an entry as \
+                 well. Both may open sessions; with the same key, what `meshd wg add` wrote down counts. A reload of such \
+                 a configuration is refused, a start is not, since everybody else would be cut off.\n\
+                 To do: sudo meshd wg remove NAME    (the added one goes, the configuration's stays); or change the \
+                 configuration."
+            }
             Self::InterfaceDown => {
                 "The overlay's interface was set down, by hand or by a program that manages the network. Packets for the \
                  overlay are refused and do not leave by another way; sessions stay. When the interface is set up \
@@ -347,6 +357,7 @@ impl fmt::Display for WarningCode {
             Self::StateReadonly => "STATE-READONLY",
             Self::StateDamaged => "STATE-DAMAGED",
             Self::InterfaceDown => "INTERFACE-DOWN",
+            Self::DeviceTwice => "DEVICE-TWICE",
         })
     }
 }
