@@ -85,6 +85,8 @@ pub enum Verb {
         /// The least important event to log
         level: LogLevel,
     },
+    /// Write what helps to find a fault into one local file, without names, keys and public addresses. Nothing is sent
+    Bugreport(Bugreport),
     /// Phones, routers and others that speak plain WireGuard
     #[command(subcommand)]
     Wg(Wg),
@@ -138,6 +140,17 @@ pub struct Wait {
     #[arg(long, value_name = "SECONDS", default_value_t = 60,
           value_parser = clap::value_parser!(u32).range(0..=i64::from(crate::admin::MAX_WAIT_S)))]
     pub timeout: u32,
+}
+
+/// `meshd bugreport`
+#[derive(Debug, Args)]
+pub struct Bugreport {
+    /// Keep names, public keys and addresses. Secrets are never in it
+    #[arg(long)]
+    pub full: bool,
+    /// Where to write it; - is standard output [default: meshd-bugreport-TIME.txt here]
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
 }
 
 /// `meshd wg`

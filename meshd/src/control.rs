@@ -98,6 +98,17 @@ impl Control {
                 "correct the file, then: meshd reload",
             )
         })?;
+        let added = self
+            .node
+            .call(|node_loop, _| node_loop.node.added_devices())
+            .await?;
+        if let Some((device, text)) = new.twice(&added) {
+            let hint = format!(
+                "sudo meshd wg remove {} && sudo meshd reload     or change the configuration",
+                device.name
+            );
+            return Err(refusal(ErrorCode::Config, &text, &hint));
+        }
         let changes = running.changes(&new);
         let warnings = new.warnings.clone();
         let live = new.live(running);
@@ -106,6 +117,7 @@ impl Control {
             .call(move |node_loop, now| node_loop.node.handle_settings(&settings, now))
             .await?;
         self.telemetry.set_level(live.log.level);
+        self.alerts.clear(WarningCode::DeviceTwice);
         *running = live;
         info!(
             applied = changes.applied.len(),
@@ -158,15 +170,22 @@ impl Control {
     /// # Errors
     /// Those of the node; and if the removal cannot be remembered: the device is out until the daemon restarts.
     pub async fn remove_device(&self, name: &str) -> Result<(), ErrorBody> {
-        let _running = self.running.lock().await;
-        let name = name.to_owned();
+        let running = self.running.lock().await;
+        let (name, settings) = (name.to_owned(), running.clone());
         let devices = self
             .node
-            .call(move |node_loop, _| {
+            .call(move |node_loop, now| {
                 node_loop.node.remove_device(&name)?;
-                Ok::<_, crate::node::CommandError>(node_loop.node.added_devices())
+                let left = node_loop.node.added_devices();
+                // The configuration may have had an entry for the same key, which counts from now on.
+                node_loop.node.handle_settings(&settings, now);
+                Ok::<_, crate::node::CommandError>(left)
             })
             .await??;
+        match running.twice(&devices) {
+            Some((_, text)) => self.alerts.raise(WarningCode::DeviceTwice, text),
+            None => self.alerts.clear(WarningCode::DeviceTwice),
+        }
         self.write(&Stock { devices }).map_err(not_remembered)
     }
 
@@ -174,6 +193,18 @@ impl Control {
     pub fn set_log_level(&self, level: config::LogLevel) {
         self.telemetry.set_level(level);
         info!(?level, "Log level set");
+    }
+
+    /// The latest lines of the log.
+    pub fn log_lines(&self) -> admin::LogLines {
+        let line = |(age, text): (Duration, String)| admin::LogLine {
+            age_ms: u64::try_from(age.as_millis()).unwrap_or(u64::MAX),
+            text,
+        };
+        let lines = self.telemetry.recent().lines();
+        admin::LogLines {
+            lines: lines.into_iter().map(line).collect(),
+        }
     }
 
     /// The UDP port of the WireGuard sockets.

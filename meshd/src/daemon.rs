@@ -40,7 +40,7 @@ use crate::{
         tun::{self, Tun},
         udp::{self, UdpSocket},
     },
-    journal, metrics,
+    journal, metrics, network_watch,
     node::{Fresh, Seen},
     notify::Notifier,
     state::{self, PeerSeen, Port, StateDir, StateError, StateLock, Stock},
@@ -171,6 +171,10 @@ async fn live(launch: Launch) -> Result<(), RunError> {
     // Whatever can fail comes before anything that would have to be taken down again.
     let alerts = Arc::new(Alerts::default());
     let (fresh, discards) = fresh(&state, identity, &alerts)?;
+    if let Some((_, text)) = settings.twice(&fresh.added) {
+        warn!("{text}");
+        alerts.raise(WarningCode::DeviceTwice, text);
+    }
     let admin = AdminSocket::bind(&settings.api.socket, settings.api.group.as_deref()).map_err(
         |source| RunError::Socket {
             path: settings.api.socket.clone(),
@@ -240,7 +244,7 @@ async fn live(launch: Launch) -> Result<(), RunError> {
     let result = tokio::select! {
         () = admin.serve(Arc::clone(&control)) => Err(RunError::Ended("the admin socket has closed".to_owned())),
         () = resolve(names, control.node.clone()) => Err(RunError::Ended("the resolver has ended".to_owned())),
-        error = watch_network(interface, control.node.clone()) => Err(error),
+        error = network_watch::watch(&control, &overlay) => Err(error),
         () = metrics::serve(scrapers, Arc::clone(&control)) => Err(RunError::Ended("the metrics server has ended".to_owned())),
         () = watch_clocks(&control) => Err(RunError::Ended("the clock has ended".to_owned())),
         () = remember(&control, &mut remembered) => Err(RunError::Ended("the clock has ended".to_owned())),
@@ -464,25 +468,6 @@ async fn look_up(endpoint: &HostPort) -> Vec<SocketAddr> {
             Vec::new()
         }
     }
-}
-
-/// Tells the node when addresses or routes of the underlay change.
-async fn watch_network(interface: u32, node: NodeHandle) -> RunError {
-    let mut changes = match netlink::Changes::watch(interface).await {
-        Ok(changes) => changes,
-        Err(error) => return RunError::Netlink(error),
-    };
-    while let Some(change) = changes.next().await {
-        debug!(?change, "Underlay changed");
-        if node
-            .call(|node_loop, now| node_loop.handle_network_change(now))
-            .await
-            .is_err()
-        {
-            break;
-        }
-    }
-    RunError::Ended("netlink has closed".to_owned())
 }
 
 async fn remember(control: &Control, last: &mut Remembered) {

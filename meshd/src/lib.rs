@@ -20,10 +20,13 @@ pub mod identity;
 pub mod io;
 pub mod journal;
 pub mod metrics;
+mod network_watch;
 pub mod node;
 pub mod notify;
 pub mod packet;
 pub mod pulse;
+pub mod recent;
+pub mod redact;
 pub mod state;
 pub mod telemetry;
 #[cfg(test)]

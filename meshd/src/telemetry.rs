@@ -1,10 +1,11 @@
-//! The log: one line an event on standard error, its level changeable while the daemon runs.
+//! The log: one line an event on standard error, its level changeable while the daemon runs. The latest lines are kept ([`Recent`]).
 
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
+use std::sync::Arc;
 
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::filter::{LevelFilter, Targets};
@@ -16,6 +17,7 @@ use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 use tracing_subscriber::{Layer, Registry, reload};
 
 use crate::config::{LogFormat, LogLevel, LogSettings};
+use crate::recent::Recent;
 
 /// Crates whose events follow the configured level. Others may only warn: their chatter is not ours.
 const OWN_TARGETS: [&str; 3] = ["meshd", "routing", "wireguard"];
@@ -24,6 +26,7 @@ const OWN_TARGETS: [&str; 3] = ["meshd", "routing", "wireguard"];
 #[derive(Debug, Clone)]
 pub struct Telemetry {
     filter: reload::Handle<Targets, Registry>,
+    recent: Arc<Recent>,
 }
 
 /// Why there is no log.
@@ -34,11 +37,7 @@ pub struct TelemetryError(#[from] TryInitError);
 impl Telemetry {
     /// Starts the log of this process; possible once.
     pub fn init(settings: LogSettings) -> Result<Self, TelemetryError> {
-        let (layer, telemetry) = Self::layer(
-            settings,
-            |name| std::env::var(name).ok(),
-            Escaping(io::stderr),
-        );
+        let (layer, telemetry) = Self::layer(settings, |name| std::env::var(name).ok(), io::stderr);
         tracing_subscriber::registry().with(layer).try_init()?;
         Ok(telemetry)
     }
@@ -47,6 +46,11 @@ impl Telemetry {
     pub fn set_level(&self, level: LogLevel) {
         // Fails only when the subscriber is gone, and with it everything to filter.
         let _ = self.filter.reload(filter(level));
+    }
+
+    /// The latest lines, as they were written.
+    pub fn recent(&self) -> &Recent {
+        &self.recent
     }
 
     fn layer<W>(
@@ -58,9 +62,14 @@ impl Telemetry {
         W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
     {
         let (filter, handle) = reload::Layer::new(filter(settings.level));
+        let recent = Arc::<Recent>::default();
+        let lines = Lines {
+            to: writer,
+            recent: Arc::clone(&recent),
+        };
         let layer = tracing_subscriber::fmt::layer()
             .with_ansi(false)
-            .with_writer(writer);
+            .with_writer(lines);
         let journal = || env("JOURNAL_STREAM").is_some_and(|stream| is_stderr(&stream));
         let layer: Box<dyn Layer<Registry> + Send + Sync> = match settings.format {
             LogFormat::Json => layer.json().with_filter(filter).boxed(),
@@ -71,7 +80,11 @@ impl Telemetry {
                 .with_filter(filter)
                 .boxed(),
         };
-        (layer, Self { filter: handle })
+        let telemetry = Self {
+            filter: handle,
+            recent,
+        };
+        (layer, telemetry)
     }
 }
 
@@ -139,29 +152,40 @@ where
     }
 }
 
-/// Makes writers that escape what could forge a line or command a terminal: names and errors come from strangers.
-struct Escaping<M>(M);
+/// Makes writers that escape what could forge a line or command a terminal, since names and errors come from strangers, and that keep
+/// the latest lines.
+struct Lines<M> {
+    to: M,
+    recent: Arc<Recent>,
+}
 
-impl<'w, M: MakeWriter<'w>> MakeWriter<'w> for Escaping<M> {
-    type Writer = EscapingWriter<M::Writer>;
+impl<'w, M: MakeWriter<'w>> MakeWriter<'w> for Lines<M> {
+    type Writer = LineWriter<'w, M::Writer>;
 
     fn make_writer(&'w self) -> Self::Writer {
-        EscapingWriter(self.0.make_writer())
+        LineWriter {
+            to: self.to.make_writer(),
+            recent: &self.recent,
+        }
     }
 }
 
-struct EscapingWriter<W>(W);
+struct LineWriter<'w, W> {
+    to: W,
+    recent: &'w Recent,
+}
 
-impl<W: Write> Write for EscapingWriter<W> {
+impl<W: Write> Write for LineWriter<'_, W> {
     /// Takes a whole event at a time, as the subscriber hands it over, so that only the last newline is its own.
     fn write(&mut self, event: &[u8]) -> io::Result<usize> {
-        self.0
-            .write_all(escape(&String::from_utf8_lossy(event)).as_bytes())?;
+        let line = escape(&String::from_utf8_lossy(event));
+        self.recent.push(line.trim_end());
+        self.to.write_all(line.as_bytes())?;
         Ok(event.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.0.flush()
+        self.to.flush()
     }
 }
 
@@ -211,13 +235,18 @@ mod tests {
             level: LogLevel::Info,
             format,
         };
-        let (layer, telemetry) =
-            Telemetry::layer(settings, |_| None, Escaping(move || writer.clone()));
+        let (layer, telemetry) = Telemetry::layer(settings, |_| None, move || writer.clone());
         tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), || {
             events(&telemetry)
         });
         let bytes = lines.0.lock().unwrap().clone();
-        String::from_utf8(bytes).unwrap()
+        let written = String::from_utf8(bytes).unwrap();
+        let kept = telemetry.recent().lines().into_iter();
+        assert_eq!(
+            written,
+            kept.map(|(_, line)| line + "\n").collect::<String>()
+        );
+        written
     }
 
     #[test]

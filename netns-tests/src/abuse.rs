@@ -198,6 +198,30 @@ pub fn trains(target: SocketAddr) -> Result<Value> {
     Ok(sender.finish())
 }
 
+/// Initiations whose first MAC is wrong, in trains that the kernel cuts out of one send, for so many seconds.
+///
+/// # Errors
+/// The datagrams cannot be sent, or the kernel does not cut.
+pub fn bad_mac1(target: SocketAddr, per_second: u64, seconds: u64) -> Result<Value> {
+    const INITIATION: usize = 148;
+    let mut sender = Sender::new(target, per_second)?;
+    setsockopt(&sender.socket, UdpGsoSegment, &i32::try_from(INITIATION)?)
+        .context("the kernel does not cut datagrams")?;
+    let mut dice = Dice::new(6);
+    let mut train = vec![0; SEGMENTS * INITIATION];
+    while sender.sent < per_second * seconds {
+        dice.fill(&mut train);
+        for datagram in train.chunks_mut(INITIATION) {
+            datagram[..4].copy_from_slice(&[1, 0, 0, 0]);
+        }
+        sender.send(&train, SEGMENTS as u64)?;
+    }
+    let seconds = sender.start.elapsed().as_secs_f64();
+    let mut report = sender.finish();
+    report["seconds"] = seconds.into();
+    Ok(report)
+}
+
 /// The UDP payloads of a capture, each as it was and then with one bit changed, `rounds` times.
 ///
 /// # Errors

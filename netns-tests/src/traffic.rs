@@ -154,17 +154,30 @@ pub fn tcp_serve(host: &Host, listen: SocketAddr) -> Process {
     serve(host, &format!("tcp-serve {listen}"))
 }
 
-/// Sends TCP streams side by side, each with contents of its own, to [`tcp_serve`].
+/// Sends TCP streams side by side, each with contents of its own, to [`tcp_serve`]; returns how long that took.
 ///
 /// # Errors
 /// Which streams broke, or were found altered by the server.
-pub fn tcp_send(host: &Host, target: SocketAddr, streams: u16, bytes: u64) -> Result<(), String> {
-    ask(
+pub fn tcp_send(
+    host: &Host,
+    target: SocketAddr,
+    streams: u16,
+    bytes: u64,
+) -> Result<Duration, String> {
+    let report = ask(
         host,
         &format!("tcp-send {target} {streams} {bytes} 0"),
         PATIENCE,
-    )
-    .map(drop)
+    )?;
+    took(&report)
+}
+
+/// What a sender's report says of its time.
+fn took(report: &Value) -> Result<Duration, String> {
+    let seconds = report["seconds"].as_f64();
+    seconds
+        .map(Duration::from_secs_f64)
+        .ok_or_else(|| format!("no time in {report}"))
 }
 
 /// One TCP stream that goes on while the test does something to the network.
@@ -190,17 +203,18 @@ impl Stream {
             .unwrap_or(0)
     }
 
-    /// Waits for the end of the stream.
+    /// Waits for the end of the stream, and returns how long it took.
     ///
     /// # Errors
     /// When it broke, or its contents did not arrive as they were sent.
     #[track_caller]
-    pub fn finish(mut self, within: Duration) -> Result<(), String> {
+    pub fn finish(mut self, within: Duration) -> Result<Duration, String> {
         let status = self.0.wait(within);
-        if status.success() {
-            Ok(())
-        } else {
-            Err(format!("{status}: {}", self.0.log()))
+        let log = self.0.log();
+        let report = log.lines().last().map(serde_json::from_str);
+        match report {
+            Some(Ok(report)) if status.success() => took(&report),
+            _ => Err(format!("{status}: {log}")),
         }
     }
 }

@@ -150,6 +150,65 @@ fn devices_are_kept_over_restarts_and_names_are_not_given_twice() {
 }
 
 #[test]
+fn an_added_device_that_the_configuration_gets_as_well_is_named_until_one_of_them_goes() {
+    let scene = Scene::new("commands twice");
+    let codes = || {
+        let status = scene.node.status();
+        let warnings = status["warnings"].as_array().unwrap().iter();
+        warnings
+            .map(|warning| warning["code"].as_str().unwrap().to_owned())
+            .collect::<Vec<_>>()
+    };
+    let devices = || {
+        let list = scene.node.json("wg list");
+        let devices = list["devices"].as_array().unwrap().iter();
+        devices
+            .map(|device| (device["name"].clone(), device["origin"].clone()))
+            .collect::<Vec<_>>()
+    };
+    let added = scene.node.json("wg add phone --endpoint 192.0.2.1:51860");
+    let same_key = added["public_key"].as_str().unwrap();
+    let other_key = "dnLWfRiWU4Q3j/WPzwFMgy6dqkNi7ByvldsDBvRZxRI=";
+    let path = scene.node.configuration();
+    let good = std::fs::read_to_string(path).unwrap();
+    for (name, key) in [("phone", other_key), ("tablet", same_key)] {
+        let entry =
+            format!("{good}\n[[wireguard.stock]]\nname = \"{name}\"\npublic_key = \"{key}\"\n");
+        std::fs::write(path, entry).unwrap();
+        let checked = scene.run(&format!(
+            "--state-dir {} config check",
+            scene.node.state_directory().display()
+        ));
+        let checked = checked.success().unwrap();
+        assert!(checked.contains("! DEVICE-TWICE `phone`"), "{checked}");
+        let refused = scene.run("reload");
+        assert_eq!(refused.status.code(), Some(8), "{}", refused.stderr);
+        assert!(
+            refused
+                .stderr
+                .contains("next: sudo meshd wg remove phone && sudo meshd reload"),
+            "{}",
+            refused.stderr
+        );
+        assert!(codes().is_empty());
+        assert_eq!(devices(), [("phone".into(), "added".into())]);
+
+        scene.node.restart();
+        assert_eq!(codes(), ["DEVICE-TWICE"]);
+        scene.run("wg remove phone").success().unwrap();
+        assert!(codes().is_empty());
+        assert_eq!(devices(), [(name.into(), "config".into())]);
+        scene.node.reload();
+
+        std::fs::write(path, &good).unwrap();
+        scene.node.reload();
+        assert!(devices().is_empty());
+        let again = format!("wg add phone --public-key {same_key}");
+        scene.run(&again).success().unwrap();
+    }
+}
+
+#[test]
 fn a_reload_of_a_broken_file_changes_nothing_and_says_where_it_is_broken() {
     let scene = Scene::new("commands reload");
     let path = scene.node.configuration();
@@ -178,6 +237,66 @@ fn nobody_but_root_may_talk_to_the_daemon() {
     );
     let output = scene.node.host().output(&line, secs(10)).unwrap();
     assert_eq!(output.status.code(), Some(4), "{}", output.stderr);
+}
+
+#[test]
+fn a_report_tells_what_the_daemon_did_to_the_kernel_and_not_who_it_talks_to() {
+    let scene = Scene::new("commands bugreport");
+    let report = scene.run("bugreport -o -").success().unwrap();
+    for part in [
+        "Peer reachable peer=peer-2",
+        "Seccomp: 2",
+        "network namespace: the same as ours",
+        "mesh0: <POINTOPOINT",
+        "inet6 self::1/128",
+        "5271:    from all to 600::/8 lookup 5277",
+        "unreachable 600::/8",
+        "table ip6 meshd {",
+        "left in the kernel: Some(Journal",
+        "\"endpoint\": \"10.77.1.2:51860\"",
+    ] {
+        assert!(report.contains(part), "no {part} in\n{report}");
+    }
+    let seed = std::fs::read_to_string(scene.node.state_directory().join("node.key")).unwrap();
+    for private in [
+        seed.trim(),
+        &scene.node.identity().public_key,
+        &scene.peer.identity().public_key,
+        &scene.peer.address().to_string(),
+    ] {
+        assert!(!report.contains(private), "{private} is in\n{report}");
+    }
+    let full = scene.run("bugreport --full -o -").success().unwrap();
+    assert!(full.contains(&scene.peer.identity().public_key) && !full.contains(seed.trim()));
+}
+
+#[test]
+fn somebody_without_rights_gets_a_report_of_what_everybody_may_see() {
+    let scene = Scene::new("commands bugreport user");
+    let bugreport = |output: &str| {
+        let line = format!(
+            "setpriv --reuid 65534 --regid 65534 --clear-groups {} --socket {} --state-dir {} --config {} bugreport -o {output}",
+            netns_tests::daemon::program(),
+            scene.node.socket().display(),
+            scene.node.state_directory().display(),
+            scene.node.configuration().display(),
+        );
+        scene.node.host().output(&line, secs(10)).unwrap()
+    };
+    let report = bugreport("-").success().unwrap();
+    let missing: Vec<_> = report
+        .lines()
+        .filter(|line| line.starts_with("! not all of it: "))
+        .collect();
+    assert_eq!(missing.len(), 2, "the daemon and the state: {missing:?}");
+    assert!(
+        report.contains("no permission to talk to the daemon"),
+        "{report}"
+    );
+    assert!(report.contains("inet6 node-1::1/128"), "{report}");
+    let refused = bugreport("/nobody-may-write-here.txt");
+    assert_eq!(refused.status.code(), Some(4), "{refused:?}");
+    assert!(refused.stderr.contains("next: "), "{refused:?}");
 }
 
 #[test]

@@ -147,6 +147,68 @@ fn a_killed_daemon_leaks_nothing_and_the_next_start_puts_everything_back() {
 }
 
 #[test]
+fn what_people_do_to_the_interface_by_hand_is_said_and_put_right() {
+    let lab = Lab::new("manners by hand");
+    let (a, b, link) = pair(&lab);
+    let host = a.host().clone();
+    host.route_by(link.b.v6);
+    let codes = || {
+        let status = a.status();
+        let warnings = status["warnings"].as_array().unwrap().iter();
+        warnings
+            .map(|warning| warning["code"].as_str().unwrap().to_owned())
+            .collect::<Vec<_>>()
+    };
+    let capture = host.capture(&link.a.interface);
+    host.link_down("mesh0");
+    wait_until(secs(5), "status says so", || {
+        let codes = codes();
+        if codes == ["INTERFACE-DOWN"] {
+            Ok(())
+        } else {
+            Err(format!("{codes:?}"))
+        }
+    });
+    let refused = a.ping(b.address()).unwrap_err();
+    assert!(refused.contains("No route to host"), "{refused}");
+    a.ping(link.b.v6).unwrap();
+    assert_eq!(captured(&host, &capture, "dst net 600::/8"), 0);
+
+    for line in [
+        "ip link set mesh0 up",
+        "ip -6 addr flush dev mesh0",
+        "ip -6 route flush table 5277",
+        "ip -6 rule del pref 5271",
+        "ip -6 rule del pref 5270",
+    ] {
+        host.run(line);
+        let whole = || {
+            let rules = host.run("ip -6 rule");
+            let routes = host.run("ip -6 route show table 5277");
+            let address = host.run("ip -6 -o addr show dev mesh0");
+            let is_whole = ["5270:", "5271:"].iter().all(|rule| rules.contains(rule))
+                && routes.lines().count() == 2
+                && address.contains(&a.address().to_string());
+            if is_whole {
+                Ok(())
+            } else {
+                Err(rules + &routes + &address)
+            }
+        };
+        wait_until(secs(5), &format!("after {line} all is there"), whole);
+        wait_until(secs(5), &format!("after {line} a reaches b"), || {
+            a.ping(b.address())
+        });
+        wait_until(secs(5), &format!("after {line} b reaches a"), || {
+            b.ping(a.address())
+        });
+    }
+    assert!(codes().is_empty());
+    assert!(a.stop().is_some_and(|status| status.success()));
+    assert!(!host.run("ip -6 rule").contains("600::/8"));
+}
+
+#[test]
 fn cleanup_removes_what_a_killed_daemon_left_but_disturbs_no_running_one() {
     let lab = Lab::new("manners cleanup");
     let host = lab.host("a");

@@ -15,8 +15,9 @@ use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
 use super::{
-    AddDevice, DeviceAdded, DeviceRemoved, Devices, Document, ErrorBody, Log, MAX_BODY, Peers,
-    PingAnswer, PingRequest, Reload, Schema, Status, VERSION, VERSION_HEADER, Wait, WaitRequest,
+    AddDevice, DeviceAdded, DeviceRemoved, Devices, Document, ErrorBody, Log, LogLines, MAX_BODY,
+    Peers, PingAnswer, PingRequest, Reload, Schema, Status, VERSION, VERSION_HEADER, Wait,
+    WaitRequest,
 };
 
 /// How long the daemon may take for what takes no time.
@@ -83,6 +84,17 @@ impl Client {
         }
     }
 
+    /// The process that listens; nothing if it is not to be seen from here.
+    pub fn process(&self) -> Result<Option<u32>, ClientError> {
+        self.run(async {
+            let stream = self.connect().await?;
+            let credentials = stream.peer_cred().map_err(|source| self.io(source))?;
+            // 0: in another PID namespace.
+            let id = credentials.pid().and_then(|id| u32::try_from(id).ok());
+            Ok(id.filter(|id| *id > 0))
+        })
+    }
+
     /// `GET /v1/status`
     pub fn status(&self) -> Result<Status, ClientError> {
         self.get("/v1/status")
@@ -102,6 +114,11 @@ impl Client {
     /// `POST /v1/reload`
     pub fn reload(&self) -> Result<Reload, ClientError> {
         self.call(Method::POST, "/v1/reload", Bytes::new(), TIMEOUT)
+    }
+
+    /// `GET /v1/log`
+    pub fn log_lines(&self) -> Result<LogLines, ClientError> {
+        self.get("/v1/log")
     }
 
     /// `POST /v1/log`
@@ -147,20 +164,34 @@ impl Client {
         body: Bytes,
         patience: Duration,
     ) -> Result<T, ClientError> {
+        let bytes = self.run(async {
+            tokio::time::timeout(patience, self.exchange(method, path, body))
+                .await
+                .map_err(|_elapsed| ClientError::Timeout)?
+        })?;
+        let document: Document<T> = serde_json::from_slice(&bytes).map_err(ClientError::Answer)?;
+        Ok(document.body)
+    }
+
+    fn run<T>(&self, work: impl Future<Output = Result<T, ClientError>>) -> Result<T, ClientError> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
-            .map_err(|source| ClientError::Io {
-                socket: self.socket.clone(),
-                source,
-            })?;
-        let exchange =
-            async { tokio::time::timeout(patience, self.exchange(method, path, body)).await };
-        let bytes = runtime
-            .block_on(exchange)
-            .map_err(|_elapsed| ClientError::Timeout)??;
-        let document: Document<T> = serde_json::from_slice(&bytes).map_err(ClientError::Answer)?;
-        Ok(document.body)
+            .map_err(|source| self.io(source))?;
+        runtime.block_on(work)
+    }
+
+    async fn connect(&self) -> Result<UnixStream, ClientError> {
+        UnixStream::connect(&self.socket)
+            .await
+            .map_err(|error| connect_error(&self.socket, error))
+    }
+
+    fn io(&self, source: io::Error) -> ClientError {
+        ClientError::Io {
+            socket: self.socket.clone(),
+            source,
+        }
     }
 
     async fn exchange(
@@ -169,9 +200,7 @@ impl Client {
         path: &str,
         body: Bytes,
     ) -> Result<Bytes, ClientError> {
-        let stream = UnixStream::connect(&self.socket)
-            .await
-            .map_err(|error| connect_error(&self.socket, error))?;
+        let stream = self.connect().await?;
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
         let request = Request::builder()
             .method(method)

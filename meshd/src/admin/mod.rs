@@ -6,6 +6,7 @@
 //! | `GET /v1/peers` | | [`Peers`] |
 //! | `POST /v1/ping` | [`PingRequest`] | [`PingAnswer`] |
 //! | `POST /v1/reload` | | [`Reload`] |
+//! | `GET /v1/log` | | [`LogLines`] |
 //! | `POST /v1/log` | [`Log`] | [`Log`] |
 //! | `POST /v1/wait` | [`WaitRequest`] | [`Wait`] |
 //! | `GET /v1/wg` | | [`Devices`] |
@@ -16,6 +17,7 @@
 //! [`VERSION_HEADER`]. Fields are only ever added; unknown ones are ignored; absent values are null.
 
 pub mod client;
+pub mod connection;
 pub mod server;
 
 use std::collections::BTreeMap;
@@ -260,11 +262,15 @@ pub enum WarningCode {
     StateReadonly,
     /// A state file could not be understood and was set aside.
     StateDamaged,
+    /// Somebody has set the overlay's interface down.
+    InterfaceDown,
+    /// A device is in the configuration and was added, too.
+    DeviceTwice,
 }
 
 impl WarningCode {
     /// Every code.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 9] = [
         Self::NotYet,
         Self::NoEndpoint,
         Self::NoNft,
@@ -272,6 +278,8 @@ impl WarningCode {
         Self::ClockJump,
         Self::StateReadonly,
         Self::StateDamaged,
+        Self::InterfaceDown,
+        Self::DeviceTwice,
     ];
 
     /// What `meshd help CODE` prints: what it means, and what to do.
@@ -321,6 +329,19 @@ impl WarningCode {
                  add` are never given up like that.\n\
                  To do: check the disk, and remove the .damaged file."
             }
+            Self::DeviceTwice => {
+                "A device was added with `meshd wg add`, and later the configuration gave its name or its key to an entry as \
+                 well. Both may open sessions; with the same key, what `meshd wg add` wrote down counts. A reload of such \
+                 a configuration is refused, a start is not, since everybody else would be cut off.\n\
+                 To do: sudo meshd wg remove NAME    (the added one goes, the configuration's stays); or change the \
+                 configuration."
+            }
+            Self::InterfaceDown => {
+                "The overlay's interface was set down, by hand or by a program that manages the network. Packets for the \
+                 overlay are refused and do not leave by another way; sessions stay. When the interface is set up \
+                 again, the daemon gives it its address and routes back.\n\
+                 To do: sudo ip link set mesh0 up    (and tell the program that it is not its interface)"
+            }
         }
     }
 }
@@ -335,6 +356,8 @@ impl fmt::Display for WarningCode {
             Self::ClockJump => "CLOCK-JUMP",
             Self::StateReadonly => "STATE-READONLY",
             Self::StateDamaged => "STATE-DAMAGED",
+            Self::InterfaceDown => "INTERFACE-DOWN",
+            Self::DeviceTwice => "DEVICE-TWICE",
         })
     }
 }
@@ -429,6 +452,26 @@ pub struct Log {
 
 impl Schema for Log {
     const SCHEMA: &'static str = "meshd.log/1";
+}
+
+/// The latest lines of the log, as they were written: with names, keys and addresses.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogLines {
+    /// The oldest first.
+    pub lines: Vec<LogLine>,
+}
+
+impl Schema for LogLines {
+    const SCHEMA: &'static str = "meshd.log-lines/1";
+}
+
+/// One of [`LogLines`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogLine {
+    /// How long ago it was written, in milliseconds.
+    pub age_ms: u64,
+    /// Its beginning, without control characters.
+    pub text: String,
 }
 
 /// Asks for an answer when something is the case; without `peer` and `route`: when the daemon is ready.

@@ -2,7 +2,6 @@
 
 use std::{
     collections::VecDeque,
-    convert::Infallible,
     io,
     net::SocketAddr,
     path::Path as FilePath,
@@ -13,27 +12,19 @@ use std::{
     time::Duration,
 };
 
-use http_body_util::{BodyExt, Full, Limited};
-use hyper::{
-    Method, Request, Response, StatusCode,
-    body::{Bytes, Incoming},
-    header::CONTENT_TYPE,
-    service::service_fn,
-};
-use hyper_util::rt::{TokioIo, TokioTimer};
-use serde::{Serialize, de::DeserializeOwned};
+use serde::Serialize;
 use tokio::{
     net::{UnixListener, UnixStream},
-    sync::Notify,
     task::{AbortHandle, JoinError, JoinSet},
     time::{Instant, timeout, timeout_at},
 };
 use tracing::{debug, warn};
 
 use super::{
-    AddDevice, DeviceAdded, DeviceRemoved, Devices, Document, ErrorBody, ErrorCode, Log,
-    MAX_PING_TIMEOUT_MS, MAX_WAIT_S, Peers, PingAnswer, PingReply, PingRequest, Schema, VERSION,
-    VERSION_HEADER, Wait, WaitRequest,
+    AddDevice, DeviceAdded, DeviceRemoved, Devices, Document, ErrorBody, ErrorCode,
+    MAX_PING_TIMEOUT_MS, MAX_WAIT_S, Peers, PingAnswer, PingReply, PingRequest, Schema, Wait,
+    WaitRequest,
+    connection::{self, Access, Command, PATIENCE, to_json},
 };
 use crate::{
     control::Control,
@@ -46,12 +37,6 @@ use crate::{
 const CONNECTIONS: usize = 128;
 /// Once all places are taken, a client that has not sent all of its request for so long gives its place to the next.
 const IDLE: Duration = Duration::from_millis(100);
-/// Longest head of a request, in bytes.
-const MAX_HEAD: usize = 16 << 10;
-/// Largest request, in bytes: a request names a device and a key.
-const MAX_REQUEST: usize = 64 << 10;
-/// A client has this long to send a request's head, then its body, and then to read the answer.
-const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Why the admin socket could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -199,27 +184,9 @@ impl Clients {
         let has_asked = Arc::new(AtomicBool::new(false));
         let asked = Arc::clone(&has_asked);
         let task = self.tasks.spawn(async move {
-            let answered = Notify::new();
-            let service = service_fn(|request| async {
-                let response = answer(request, &control, access, &asked).await;
-                answered.notify_one();
-                response
-            });
-            let connection = hyper::server::conn::http1::Builder::new()
-                .timer(TokioTimer::new())
-                .header_read_timeout(PATIENCE)
-                .max_buf_size(MAX_HEAD)
-                .keep_alive(false)
-                .serve_connection(TokioIo::new(stream), service);
-            let unread = async {
-                answered.notified().await;
-                tokio::time::sleep(PATIENCE).await;
-            };
-            tokio::select! {
-                ended = connection => if let Err(error) = ended {
-                    debug!(%error, "Admin client went away");
-                },
-                () = unread => debug!("Admin client does not read its answer"),
+            let answer = |command| carry_out(&control, command);
+            if let Err(error) = connection::serve(stream, access, &asked, answer).await {
+                debug!(%error, "Admin client went away");
             }
         });
         self.places.push_back(Place {
@@ -237,13 +204,6 @@ fn log_end(ended: Result<(), JoinError>) {
     {
         warn!(%error, "Admin client ended badly");
     }
-}
-
-/// What a client may do.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Access {
-    Everything,
-    Nothing,
 }
 
 /// Root, the user of the daemon, and members of the group may do everything; others nothing.
@@ -269,90 +229,35 @@ fn access(stream: &UnixStream, group: Option<u32>) -> Access {
     }
 }
 
-async fn answer(
-    request: Request<Incoming>,
-    control: &Control,
-    access: Access,
-    has_asked: &AtomicBool,
-) -> Result<Response<Full<Bytes>>, Infallible> {
-    let (status, body) = match route(request, control, access, has_asked).await {
-        Ok(body) => (StatusCode::OK, body),
-        Err(error) => {
-            let status = StatusCode::from_u16(error.code.status())
-                .unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-            (status, to_json(&error))
-        }
-    };
-    let response = Response::builder()
-        .status(status)
-        .header(CONTENT_TYPE, "application/json")
-        .header(VERSION_HEADER, VERSION);
-    Ok(response
-        .body(Full::new(body.into()))
-        .unwrap_or_else(|_| Response::new(Full::default())))
-}
-
-async fn route(
-    request: Request<Incoming>,
-    control: &Control,
-    access: Access,
-    has_asked: &AtomicBool,
-) -> Result<Vec<u8>, ErrorBody> {
-    if access == Access::Nothing {
-        return Err(refusal(
-            ErrorCode::Permission,
-            "only root and the group of [api] may talk to the daemon",
-            "run the command with sudo",
-        ));
-    }
-    let version = request
-        .headers()
-        .get(VERSION_HEADER)
-        .and_then(|value| value.to_str().ok());
-    if version != Some(&VERSION.to_string()) {
-        let hint = "use the meshd program of the running daemon's version, or restart the daemon: systemctl restart meshd";
-        return Err(refusal(
-            ErrorCode::Version,
-            "this client and the daemon are of different versions",
-            hint,
-        ));
-    }
-    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-    let body = collect(request).await?;
-    has_asked.store(true, Ordering::Relaxed);
-    match (&method, path.as_str()) {
-        (&Method::GET, "/v1/status") => control.status().await.map(document),
-        (&Method::GET, "/v1/peers") => Ok(document(Peers {
+/// Does what a client asks, and gives back what to tell it.
+async fn carry_out(control: &Control, command: Command) -> Result<Vec<u8>, ErrorBody> {
+    match command {
+        Command::Status => control.status().await.map(document),
+        Command::Peers => Ok(document(Peers {
             peers: control
                 .node
                 .call(|node_loop, now| node_loop.node.reports(now))
                 .await?,
         })),
-        (&Method::POST, "/v1/ping") => ping(control, parse(&body)?).await.map(document),
-        (&Method::POST, "/v1/wait") => wait(control, parse(&body)?).await.map(document),
-        (&Method::POST, "/v1/reload") => control.reload().await.map(document),
-        (&Method::POST, "/v1/log") => {
-            let log: Log = parse(&body)?;
+        Command::Ping(request) => ping(control, request).await.map(document),
+        Command::Wait(request) => wait(control, request).await.map(document),
+        Command::Reload => control.reload().await.map(document),
+        Command::LogLines => Ok(document(control.log_lines())),
+        Command::SetLog(log) => {
             control.set_log_level(log.level);
             Ok(document(log))
         }
-        (&Method::GET, "/v1/wg") => Ok(document(Devices {
+        Command::Devices => Ok(document(Devices {
             devices: control
                 .node
                 .call(|node_loop, now| node_loop.node.devices(now))
                 .await?,
         })),
-        (&Method::POST, "/v1/wg") => add_device(control, parse(&body)?).await.map(document),
-        (&Method::DELETE, path) if path.starts_with("/v1/wg/") => {
-            let name = path.trim_start_matches("/v1/wg/").to_owned();
+        Command::AddDevice(request) => add_device(control, request).await.map(document),
+        Command::RemoveDevice(name) => {
             control.remove_device(&name).await?;
             Ok(document(DeviceRemoved { name }))
         }
-        (_, path) => Err(refusal(
-            ErrorCode::Usage,
-            &format!("there is no {method} {path}"),
-            "meshd help",
-        )),
     }
 }
 
@@ -446,33 +351,8 @@ async fn add_device(control: &Control, request: AddDevice) -> Result<DeviceAdded
     })
 }
 
-/// All of a request's body.
-async fn collect(request: Request<Incoming>) -> Result<Bytes, ErrorBody> {
-    let body = Limited::new(request.into_body(), MAX_REQUEST).collect();
-    let collected = timeout(PATIENCE, body)
-        .await
-        .map_err(|error| unreadable(&error))?;
-    Ok(collected.map_err(|error| unreadable(&error))?.to_bytes())
-}
-
-fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, ErrorBody> {
-    serde_json::from_slice(body).map_err(|error| unreadable(&error))
-}
-
-fn unreadable(error: &dyn std::fmt::Display) -> ErrorBody {
-    refusal(
-        ErrorCode::Usage,
-        &format!("cannot read the request: {error}"),
-        "meshd help",
-    )
-}
-
 fn document<T: Schema + Serialize>(body: T) -> Vec<u8> {
     to_json(&Document::new(body))
-}
-
-fn to_json<T: Serialize>(body: &T) -> Vec<u8> {
-    serde_json::to_vec(body).expect("answers have string keys and no failing serializers")
 }
 
 /// An answer that says no.

@@ -5,10 +5,10 @@ use std::io::{self, Write};
 use serde::Serialize;
 
 use super::failure::{Exit, Failure};
-use crate::admin::{Schema, Warning};
+use crate::admin::{Schema, Warning, WarningCode};
 use crate::cli::{ConfigVerb, Global};
 use crate::config::{Config, ConfigError, Settings, Source};
-use crate::state::{StateDir, StateError};
+use crate::state::{StateDir, StateError, Stock};
 
 pub(super) fn run(global: &Global, verb: &ConfigVerb, out: &mut impl Write) -> Result<(), Failure> {
     let source = super::source(global)?;
@@ -97,11 +97,22 @@ fn check(global: &Global, source: &Source, out: &mut impl Write) -> Result<(), F
     )?)
 }
 
-/// Checks against the node's own key, if that can be read; else says why not.
+/// Checks against the node's own key and the devices that were added, if they can be read; else says why not.
 fn load(source: &Source) -> Result<(Settings, Option<StateError>), ConfigError> {
     let settings = source.load()?;
-    match StateDir::open(&settings.state_dir).and_then(|state| state.identity()) {
-        Ok(identity) => Ok((source.load_for(identity.node())?, None)),
+    let state = StateDir::open(&settings.state_dir);
+    match state.and_then(|state| Ok((state.identity()?, state.read::<Stock>()?))) {
+        Ok((identity, added)) => {
+            let mut settings = source.load_for(identity.node())?;
+            let added = added.unwrap_or_default().devices;
+            if let Some((_, text)) = settings.twice(&added) {
+                let text = format!("{text}: a reload is refused");
+                settings
+                    .warnings
+                    .push(Warning::new(WarningCode::DeviceTwice, text));
+            }
+            Ok((settings, None))
+        }
         Err(error) => Ok((settings, Some(error))),
     }
 }

@@ -1,5 +1,6 @@
 //! The verbs, one file each. They write to the given output; what goes wrong is a [`Failure`], printed once by `main`.
 
+mod bugreport;
 mod cleanup;
 mod completions;
 mod config;
@@ -47,6 +48,7 @@ pub fn dispatch(cli: Cli, out: &mut impl Write) -> Result<(), Failure> {
         Verb::Peers => peers::run(global, out),
         Verb::Ping { count, target } => ping::run(global, count, &target, out),
         Verb::Metrics => metrics::run(global, out),
+        Verb::Bugreport(options) => bugreport::run(global, &options, out),
         Verb::Log { level } => log::run(global, level, out),
         Verb::Wg(verb) => wg::run(global, verb, out),
         Verb::Completions { shell } => completions::run(shell, out),

@@ -65,15 +65,8 @@ impl Source {
         self.parse(&text)
     }
 
-    fn parse(&self, text: &str) -> Result<Config, ConfigError> {
-        let mut config: Config = toml::from_str(text)
-            .map_err(|error| self.invalid(vec![Fault::of_toml(&error, text)]))?;
-        config.node.state_dir = self.state_dir.clone().unwrap_or(config.node.state_dir);
-        config.api.socket = self.socket.clone().unwrap_or(config.api.socket);
-        Ok(config)
-    }
-
-    fn check(&self, text: &str, own: Option<NodeId>) -> Result<Settings, ConfigError> {
+    /// Checks what a file says, as [`Source::load`] and, with the node it is for, [`Source::load_for`] do.
+    pub fn check(&self, text: &str, own: Option<NodeId>) -> Result<Settings, ConfigError> {
         let config = self.parse(text)?;
         check::check(&config, own).map_err(|faults| {
             let mut faults: Vec<Fault> = faults
@@ -83,6 +76,14 @@ impl Source {
             faults.sort_by_key(|fault| fault.line);
             self.invalid(faults)
         })
+    }
+
+    fn parse(&self, text: &str) -> Result<Config, ConfigError> {
+        let mut config: Config = toml::from_str(text)
+            .map_err(|error| self.invalid(vec![Fault::of_toml(&error, text)]))?;
+        config.node.state_dir = self.state_dir.clone().unwrap_or(config.node.state_dir);
+        config.api.socket = self.socket.clone().unwrap_or(config.api.socket);
+        Ok(config)
     }
 
     fn invalid(&self, faults: Vec<Fault>) -> ConfigError {

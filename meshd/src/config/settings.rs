@@ -11,6 +11,7 @@ use super::address::HostPort;
 use super::{LogFormat, LogLevel, PeerInbound, Verdict};
 use crate::admin::Warning;
 use crate::identity::NodeId;
+use crate::state::StockDevice;
 
 /// What the configuration says, every value parsed, in its range, and in agreement with the others.
 #[derive(Debug, Clone, PartialEq)]
@@ -41,6 +42,37 @@ pub struct Settings {
     pub metrics: Option<SocketAddr>,
     /// What the file asks for and will not get, to be logged at start and shown by `status`.
     pub warnings: Vec<Warning>,
+}
+
+impl Settings {
+    /// The first of these devices of `meshd wg add` whose name or key is somebody's in the configuration as well, and what is to be
+    /// said about it.
+    #[must_use]
+    pub fn twice<'a>(&self, added: &'a [StockDevice]) -> Option<(&'a StockDevice, String)> {
+        let nodes = self
+            .peers
+            .iter()
+            .map(|peer| (peer.name.as_str(), peer.node));
+        let stock = self
+            .stock
+            .iter()
+            .map(|stock| (stock.name.as_str(), stock.public_key));
+        let mut names_and_keys: Vec<_> = nodes
+            .map(|(name, node)| (name, node.public_key()))
+            .chain(stock)
+            .collect();
+        names_and_keys.extend(self.allow_keys.iter().map(|node| ("", node.public_key())));
+        let device = added.iter().find(|device| {
+            let is_taken =
+                |&(name, key): &(&str, PublicKey)| name == device.name || key == device.public_key;
+            device.name == self.name || names_and_keys.iter().any(is_taken)
+        })?;
+        let text = format!(
+            "`{}` was added with `meshd wg add`, and the configuration has its name or its key as well",
+            device.name
+        );
+        Some((device, text))
+    }
 }
 
 /// Who may open a session without being in the configuration.

@@ -16,7 +16,7 @@ use crate::{
 
 /// What becomes of a decrypted packet.
 #[derive(Debug)]
-pub(super) enum Delivery<'a> {
+pub enum Delivery<'a> {
     /// To the host behind the TUN device.
     Host,
     /// Into another session: from or to a leaf of ours.
@@ -28,7 +28,7 @@ pub(super) enum Delivery<'a> {
 }
 
 /// Where a packet goes that the session with this verdict brought.
-pub(super) fn deliver<'a>(fib: &'a Fib, verdict: Verdict, packet: &[u8]) -> Delivery<'a> {
+pub fn deliver<'a>(fib: &'a Fib, verdict: Verdict, packet: &[u8]) -> Delivery<'a> {
     let destination = match Ipv6Header::parse(packet) {
         Ok(header) => header.destination,
         Err(HeaderError::Version) => return Delivery::Discard(Reason::NotIpv6),

@@ -2,7 +2,8 @@
 //! takes datagrams, opens them, and delivers what is inside. Each is one plain thread that runs to completion against the [`Fib`]
 //! snapshot; what is not plain data goes to the node loop and the handshake thread over bounded queues and is never waited for.
 
-mod delivery;
+pub mod delivery;
+pub mod demux;
 mod inside;
 mod outbox;
 mod outside;

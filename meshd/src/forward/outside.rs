@@ -10,13 +10,12 @@ use std::{
 };
 
 use crossbeam_channel::{Sender, TrySendError};
-use wireguard::{
-    Endpoint, Gate, Load, Message, OpenError, Opened, Passage, Session, Transmit, Verdict,
-};
+use wireguard::{Endpoint, Gate, Load, OpenError, Opened, Passage, Session, Transmit, Verdict};
 
 use super::{
     Handshake, Notice, Outbox, Shared, Unheard,
     delivery::{Delivery, deliver},
+    demux::{Runs, Way},
 };
 use crate::{
     discard::Reason,
@@ -145,41 +144,22 @@ impl Outside {
         self.opener.deliver(&self.shared, &fib, now);
     }
 
-    /// The datagrams of one received message, taken in runs of the same keypair, for each of which its session is looked up and locked
-    /// once.
+    /// The datagrams of one received message.
     fn open(&mut self, data: &mut [u8], segment: usize, from: Endpoint, fib: &Fib, now: Instant) {
         if data.is_empty() {
             self.shared.discards.discard(Reason::NotWireguard, 1);
         }
-        let mut datagrams = data.chunks_mut(segment).peekable();
-        while let Some(datagram) = datagrams.next() {
-            let receiver = match Message::of(datagram) {
-                Some(Message::Data { receiver, .. }) => receiver,
-                Some(Message::Initiation | Message::Response) => {
-                    self.judge(from, datagram, now);
-                    continue;
+        for (way, run) in Runs::new(data, segment, fib) {
+            match way {
+                Way::Session(session) => {
+                    let datagrams = run.chunks_mut(segment);
+                    self.opener
+                        .open(session, datagrams, from, &self.shared, now);
                 }
-                Some(Message::Cookie { receiver }) => {
-                    if fib.receiver(receiver).is_some() {
-                        self.hand_over(from, datagram);
-                    } else {
-                        self.shared.discards.discard(Reason::UnknownReceiver, 1);
-                    }
-                    continue;
-                }
-                None => {
-                    self.shared.discards.discard(Reason::NotWireguard, 1);
-                    continue;
-                }
-            };
-            let Some(session) = fib.receiver(receiver) else {
-                self.shared.discards.discard(Reason::UnknownReceiver, 1);
-                continue;
-            };
-            let is_of_keypair = |datagram: &&mut [u8]| matches!(Message::of(datagram), Some(Message::Data { receiver: other, .. }) if other == receiver);
-            let run = std::iter::once(datagram)
-                .chain(std::iter::from_fn(|| datagrams.next_if(is_of_keypair)));
-            self.opener.open(session, run, from, &self.shared, now);
+                Way::Gate => self.judge(from, run, now),
+                Way::Cookie => self.hand_over(from, run),
+                Way::Discard(reason) => self.shared.discards.discard(reason, 1),
+            }
         }
     }
 

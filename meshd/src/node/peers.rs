@@ -405,10 +405,12 @@ impl Node {
     /// # Errors
     /// [`CommandError::NoSuchName`], [`CommandError::Configured`].
     pub fn remove_device(&mut self, name: &str) -> Result<(), CommandError> {
-        let found = self
+        let named = self
             .peers
             .iter()
-            .find(|(_, entry)| entry.name == name && entry.kind() == Kind::Stock);
+            .filter(|(_, entry)| entry.name == name && entry.kind() == Kind::Stock);
+        // The configuration may have got one of the same name since.
+        let found = named.min_by_key(|(_, entry)| entry.origin != Origin::Added);
         let (key, origin) = found
             .map(|(key, entry)| (*key, entry.origin))
             .ok_or_else(|| CommandError::NoSuchName(name.to_owned()))?;

@@ -21,7 +21,7 @@ use serde_json::{Value, json};
 const USAGE: &str = "usage: netns-probe udp-echo ADDR [KNOCK] | udp-sizes ADDR FIRST LAST | udp-sink ADDR | udp-source ADDR COUNT PER_SECOND SIZE
        | tcp-serve ADDR | tcp-send ADDR STREAMS BYTES PER_SECOND(0: no limit) | http-serve ADDR BYTES | http-get ADDR
        | initiations ADDR KEY COUNT PER_SECOND | nat-serve IP IP | nat-probe IP IP | nat-late IP MS
-       | abuse-datagrams ADDR FIRST LAST PER_SECOND | abuse-trains ADDR | abuse-replay ADDR CAPTURE ROUNDS
+       | abuse-datagrams ADDR FIRST LAST PER_SECOND | abuse-trains ADDR | abuse-mac1 ADDR PER_SECOND SECONDS | abuse-replay ADDR CAPTURE ROUNDS
        | abuse-inner INTERFACE SOURCE NODE LEAF PORT ROUNDS | abuse-honest SOURCE ADDR
        | abuse-admin-frames SOCKET COUNT | abuse-admin-hold SOCKET CLIENTS SECONDS";
 /// The largest payload of UDP over IPv6 without jumbograms, and then some.
@@ -73,6 +73,11 @@ fn main() -> Result<()> {
             rate.parse()?,
         )),
         ["abuse-trains", target] => say(abuse::trains(target.parse()?)),
+        ["abuse-mac1", target, rate, seconds] => say(abuse::bad_mac1(
+            target.parse()?,
+            rate.parse()?,
+            seconds.parse()?,
+        )),
         ["abuse-replay", target, capture, rounds] => {
             say(abuse::replay(target.parse()?, capture, rounds.parse()?))
         }

@@ -1,4 +1,4 @@
-//! Noticing that the underlay has changed.
+//! Noticing that the underlay has changed, or that somebody has touched what is ours.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -14,7 +14,9 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 
-use super::{NetlinkError, address_of, collect, is_running, table_of, underlay_address};
+use super::{
+    NetlinkError, TABLE, address_of, collect, is_ours, is_running, table_of, underlay_address,
+};
 
 /// How long changes are gathered: a new uplink comes as a burst of link, address and route messages.
 const SETTLE: Duration = Duration::from_millis(200);
@@ -28,6 +30,8 @@ pub struct Change {
     pub links: bool,
     /// A default route has come or gone.
     pub default_route: bool,
+    /// The overlay's interface has come up or gone down, or its address, a route or a rule was taken away.
+    pub overlay: bool,
 }
 
 /// The stream of changes, gathered over 200 ms and joined while nobody asks: at most one waits.
@@ -48,6 +52,11 @@ struct Known {
 impl Change {
     /// Whether anything has changed.
     pub fn any(&self) -> bool {
+        self.underlay() || self.overlay
+    }
+
+    /// Whether anything of the underlay has.
+    pub fn underlay(&self) -> bool {
         self.addresses || self.links || self.default_route
     }
 
@@ -55,17 +64,19 @@ impl Change {
         addresses: true,
         links: true,
         default_route: true,
+        overlay: true,
     };
 
     fn add(&mut self, other: Self) {
         self.addresses |= other.addresses;
         self.links |= other.links;
         self.default_route |= other.default_route;
+        self.overlay |= other.overlay;
     }
 }
 
 impl Changes {
-    /// Begins to watch, in the network namespace of this thread and in its tokio runtime; `own`, the TUN's index, is left out.
+    /// Begins to watch, in the network namespace of this thread and in its tokio runtime; `own` is the TUN's index.
     pub async fn watch(own: u32) -> Result<Self, NetlinkError> {
         let groups = [
             MulticastGroup::Link,
@@ -73,6 +84,7 @@ impl Changes {
             MulticastGroup::Ipv6Ifaddr,
             MulticastGroup::Ipv4Route,
             MulticastGroup::Ipv6Route,
+            MulticastGroup::Ipv6Rule,
         ];
         let (connection, handle, messages) =
             rtnetlink::new_multicast_connection(&groups).map_err(|source| {
@@ -178,7 +190,12 @@ impl Known {
         if let RouteNetlinkMessage::NewLink(link) = message {
             let (index, running) = (link.header.index, is_running(link));
             let before = self.running.insert(index, running).unwrap_or(false);
-            change.links = before != running && index != self.own;
+            let flag = if index == self.own {
+                &mut change.overlay
+            } else {
+                &mut change.links
+            };
+            *flag = before != running;
         } else if let RouteNetlinkMessage::DelLink(link) = message {
             let before = self.running.remove(&link.header.index).unwrap_or(false);
             change.links = before && link.header.index != self.own;
@@ -186,10 +203,14 @@ impl Known {
             change.addresses = self.update_address(address, underlay_address(address).is_some());
         } else if let RouteNetlinkMessage::DelAddress(address) = message {
             change.addresses = self.update_address(address, false);
-        } else if let RouteNetlinkMessage::NewRoute(route) | RouteNetlinkMessage::DelRoute(route) =
-            message
-        {
+            change.overlay = address.header.index == self.own;
+        } else if let RouteNetlinkMessage::NewRoute(route) = message {
             change.default_route = self.is_default_route(route);
+        } else if let RouteNetlinkMessage::DelRoute(route) = message {
+            change.default_route = self.is_default_route(route);
+            change.overlay = table_of(route) == TABLE;
+        } else if let RouteNetlinkMessage::DelRule(rule) = message {
+            change.overlay = is_ours(rule);
         }
         change
     }

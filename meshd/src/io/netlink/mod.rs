@@ -24,7 +24,7 @@ use netlink_packet_route::address::{
     AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressScope,
 };
 use netlink_packet_route::link::{
-    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, LinkAttribute, LinkMessage,
+    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, LinkAttribute, LinkFlags, LinkMessage,
 };
 use netlink_packet_route::route::{RouteMessage, RouteType};
 use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
@@ -51,6 +51,8 @@ pub const RULE_LOOKUP: u32 = 5271;
 /// Largest super-packet that the kernel may hand to the TUN: sealed in 1,452-byte datagrams, it still fits one UDP message.
 pub const GSO_MAX_SIZE: u32 = 62_000;
 
+const BLOCK_ELSEWHERE: &str = "block the overlay elsewhere";
+
 /// Copies of one stale rule that are removed before giving up. More cannot come from us.
 const STALE_RULES: usize = 16;
 
@@ -70,6 +72,15 @@ pub struct Interface {
     /// Packets (or super-packets) that wait for the daemon before the kernel drops: 128 to 256 keep the delay low and still
     /// take bursts.
     pub queue_length: u32,
+}
+
+/// Whether an interface is set up, by us or by hand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LinkState {
+    /// It carries packets.
+    Up,
+    /// It does not, and the kernel has taken its addresses away.
+    Down,
 }
 
 /// Why a request to the kernel failed.
@@ -162,6 +173,51 @@ impl Netlink {
             tracing::debug!(%error, "Interface keeps its own limit on super-packets");
         }
 
+        self.give_address(index, address).await?;
+        let up = LinkUnspec::new_with_index(index).up().build();
+        links
+            .change(up)
+            .execute()
+            .await
+            .map_err(failed("set the interface up"))?;
+
+        self.wait_until_local(address).await?;
+
+        self.add_routes(index).await?;
+        for rule in rules() {
+            self.remove_rule(&rule).await?;
+            self.add_rule(rule).await?;
+        }
+        Ok(())
+    }
+
+    /// Puts back what somebody has taken away since [`Self::configure`], and does not touch what is there. An interface that was set
+    /// down stays down, and without an address, until somebody sets it up.
+    pub async fn mend(&self, interface: &Interface) -> Result<LinkState, NetlinkError> {
+        let Interface { index, address, .. } = *interface;
+        let mut state = LinkState::Down;
+        let link = self.handle.link().get().match_index(index).execute();
+        collect(link, "look at the interface", |link| {
+            if link.header.flags.contains(LinkFlags::Up) {
+                state = LinkState::Up;
+            }
+        })
+        .await?;
+        for rule in rules() {
+            self.add_rule(rule).await?;
+        }
+        match state {
+            LinkState::Down => self.add_route(unreachable_route(), BLOCK_ELSEWHERE).await?,
+            LinkState::Up => {
+                self.give_address(index, address).await?;
+                self.wait_until_local(address).await?;
+                self.add_routes(index).await?;
+            }
+        }
+        Ok(state)
+    }
+
+    async fn give_address(&self, index: u32, address: Ipv6Addr) -> Result<(), NetlinkError> {
         // No duplicate detection: the address is a key's hash. No prefix route: the table has all routes.
         let mut add = self
             .handle
@@ -175,36 +231,24 @@ impl Netlink {
         ));
         add.execute()
             .await
-            .map_err(failed("give the interface its address"))?;
+            .map_err(failed("give the interface its address"))
+    }
 
-        let up = LinkUnspec::new_with_index(index).up().build();
-        links
-            .change(up)
-            .execute()
+    async fn add_routes(&self, index: u32) -> Result<(), NetlinkError> {
+        self.add_route(unreachable_route(), BLOCK_ELSEWHERE).await?;
+        self.add_route(device_route(index), "route the overlay")
             .await
-            .map_err(failed("set the interface up"))?;
+    }
 
-        self.wait_until_local(address).await?;
+    async fn add_route(&self, route: RouteMessage, step: &'static str) -> Result<(), NetlinkError> {
+        let add = self.handle.route().add(route).replace();
+        add.execute().await.map_err(failed(step))
+    }
 
-        for (route, step) in [
-            (unreachable_route(), "block the overlay elsewhere"),
-            (device_route(index), "route the overlay"),
-        ] {
-            self.handle
-                .route()
-                .add(route)
-                .replace()
-                .execute()
-                .await
-                .map_err(failed(step))?;
-        }
-        for rule in rules() {
-            self.remove_rule(&rule).await?;
-            let mut add = self.handle.rule().add();
-            *add.message_mut() = rule;
-            unless(libc::EEXIST, add.execute().await).map_err(failed("add a routing rule"))?;
-        }
-        Ok(())
+    async fn add_rule(&self, rule: RuleMessage) -> Result<(), NetlinkError> {
+        let mut add = self.handle.rule().add();
+        *add.message_mut() = rule;
+        unless(libc::EEXIST, add.execute().await).map_err(failed("add a routing rule"))
     }
 
     /// Removes rules and routes; the interface goes when its descriptor is closed. What is not there is no error.
@@ -370,6 +414,17 @@ fn rules() -> [RuleMessage; 2] {
     ]
 }
 
+/// Whether a rule is one of [`rules`].
+fn is_ours(rule: &RuleMessage) -> bool {
+    let attributes = &rule.attributes;
+    let ours = rules();
+    ours.iter().any(|own| {
+        own.attributes[..2]
+            .iter()
+            .all(|attribute| attributes.contains(attribute))
+    })
+}
+
 fn table_of(route: &RouteMessage) -> u32 {
     use netlink_packet_route::route::RouteAttribute::Table;
     let long = route.attributes.iter().find_map(|attribute| {
@@ -461,7 +516,6 @@ fn failed(step: &'static str) -> impl Fn(rtnetlink::Error) -> NetlinkError {
 
 /// Whether the interface is up and has a carrier.
 fn is_running(message: &LinkMessage) -> bool {
-    use netlink_packet_route::link::LinkFlags;
     message
         .header
         .flags

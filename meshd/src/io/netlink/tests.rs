@@ -244,13 +244,17 @@ fn only_addresses_that_others_may_reach_are_listed() {
 }
 
 #[test]
-fn changes_of_the_underlay_are_reported_and_those_of_the_overlay_are_not() {
+fn changes_of_the_underlay_and_of_the_overlay_are_told_apart() {
     in_namespace_async(|| async {
         let (netlink, tun) = (Netlink::new().unwrap(), Tun::open("mesh0").unwrap());
         let mut changes = Changes::watch(tun.index()).await.unwrap();
 
-        // Had the overlay's link counted, the first report would contain it.
         netlink.configure(&interface(&tun)).await.unwrap();
+        let of_overlay = Change {
+            overlay: true,
+            ..Change::default()
+        };
+        assert_eq!(changes.next().await, Some(of_overlay));
         let (lo, address) = (1, IpAddr::from([192, 0, 2, 77]));
         netlink
             .handle
@@ -333,6 +337,53 @@ fn changes_of_the_underlay_are_reported_and_those_of_the_overlay_are_not() {
         drop(uplink);
         let gone = changes.next().await.unwrap();
         assert!(gone.addresses && gone.links, "{gone:?}");
+    });
+}
+
+/// Does to the interface what people do, and waits until that is reported.
+async fn touch(line: &str, changes: &mut Changes) {
+    let mut words = line.split(' ');
+    let mut command = std::process::Command::new(words.next().unwrap());
+    assert!(command.args(words).status().unwrap().success(), "{line}");
+    while !changes.next().await.unwrap().overlay {}
+}
+
+#[test]
+fn what_was_taken_away_by_hand_is_put_back() {
+    in_namespace_async(|| async {
+        let (netlink, tun) = (Netlink::new().unwrap(), Tun::open("mesh0").unwrap());
+        let interface = interface(&tun);
+        netlink.configure(&interface).await.unwrap();
+        let mut changes = Changes::watch(tun.index()).await.unwrap();
+
+        touch("ip link set mesh0 down", &mut changes).await;
+        assert_eq!(netlink.mend(&interface).await.unwrap(), LinkState::Down);
+        assert!(addresses_of(&netlink, tun.index()).await.is_empty());
+        let error = connect("600::5", 0).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::EHOSTUNREACH));
+
+        for line in [
+            "ip link set mesh0 up",
+            "ip addr flush dev mesh0",
+            "ip -6 route flush table 5277",
+            "ip -6 rule del pref 5271",
+        ] {
+            touch(line, &mut changes).await;
+            assert_eq!(netlink.mend(&interface).await.unwrap(), LinkState::Up);
+            assert_eq!(addresses_of(&netlink, tun.index()).await.len(), 1, "{line}");
+            assert_eq!(routes(&netlink).await.len(), 2, "{line}");
+            assert_eq!(
+                preferences(&netlink).await,
+                [0, RULE_MARKED, RULE_LOOKUP, 32766],
+                "{line}"
+            );
+            connect("600::5", 0).unwrap();
+        }
+        // To mend what is whole changes nothing, or mending would never end.
+        netlink.mend(&interface).await.unwrap();
+        netlink.mend(&interface).await.unwrap();
+        let quiet = tokio::time::timeout(Duration::from_millis(500), changes.next()).await;
+        assert!(quiet.is_err(), "{quiet:?}");
     });
 }
 

@@ -1,0 +1,179 @@
+//! Whose a datagram is, by its first bytes: what anybody on the Internet may have written.
+
+use std::sync::Arc;
+
+use wireguard::{Message, Session};
+
+use crate::{discard::Reason, fib::Fib};
+
+/// Where datagrams go.
+#[derive(Clone, Copy, Debug)]
+pub enum Way<'fib> {
+    /// Data, to be opened by this session.
+    Session(&'fib Arc<Session>),
+    /// An initiation or a response, for the gate to judge.
+    Gate,
+    /// A cookie for somebody who is being called.
+    Cookie,
+    /// Nowhere.
+    Discard(Reason),
+}
+
+/// What one receive call brought of one sender, in runs that go the same way: consecutive data of one keypair is one run, so that its
+/// session is looked up and locked once; everything else comes one by one.
+#[derive(Debug)]
+pub struct Runs<'data, 'fib> {
+    /// The datagrams not looked at yet, end to end.
+    rest: &'data mut [u8],
+    /// Bytes in each datagram but the last.
+    segment: usize,
+    fib: &'fib Fib,
+}
+
+impl<'data, 'fib> Runs<'data, 'fib> {
+    /// The runs of `data`, which is cut every `segment` bytes (at least 1).
+    pub fn new(data: &'data mut [u8], segment: usize, fib: &'fib Fib) -> Self {
+        Self {
+            rest: data,
+            segment,
+            fib,
+        }
+    }
+}
+
+impl<'fib> Way<'fib> {
+    /// Where a datagram goes.
+    pub fn of(datagram: &[u8], fib: &'fib Fib) -> Self {
+        match Message::of(datagram) {
+            Some(Message::Data { receiver, .. }) => match fib.receiver(receiver) {
+                Some(session) => Self::Session(session),
+                None => Self::Discard(Reason::UnknownReceiver),
+            },
+            Some(Message::Initiation | Message::Response) => Self::Gate,
+            Some(Message::Cookie { receiver }) => match fib.receiver(receiver) {
+                Some(_) => Self::Cookie,
+                None => Self::Discard(Reason::UnknownReceiver),
+            },
+            None => Self::Discard(Reason::NotWireguard),
+        }
+    }
+}
+
+impl<'data, 'fib> Iterator for Runs<'data, 'fib> {
+    /// Where they go, and the datagrams, end to end.
+    type Item = (Way<'fib>, &'data mut [u8]);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let mut datagrams = self.rest.chunks(self.segment);
+        let first = datagrams.next()?;
+        let way = Way::of(first, self.fib);
+        let mut length = first.len();
+        if let Way::Session(_) = way {
+            let keypair = receiver(first);
+            let more = datagrams.take_while(|datagram| receiver(datagram) == keypair);
+            length += more.map(<[u8]>::len).sum::<usize>();
+        }
+        let run;
+        (run, self.rest) = std::mem::take(&mut self.rest).split_at_mut(length);
+        Some((way, run))
+    }
+}
+
+/// The keypair that a data message is for; nothing if it is another message.
+pub(super) fn receiver(datagram: &[u8]) -> Option<u32> {
+    match Message::of(datagram) {
+        Some(Message::Data { receiver, .. }) => Some(receiver),
+        Some(Message::Initiation | Message::Response | Message::Cookie { .. }) | None => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use wireguard::{Device, Kind, Peer, Upkeep};
+
+    use super::*;
+    use crate::testdata::identity;
+
+    /// A FIB with sessions with the second and third of the pool, and two receiver indices of each, as it happens.
+    fn fib() -> (Fib, [[u32; 2]; 2]) {
+        let own = identity(0);
+        let mut device = Device::new(own.private_key().clone(), 1);
+        let sessions = [1, 2].map(|n| {
+            let node = identity(n).node();
+            let peer = Peer {
+                key: node.public_key(),
+                preshared: None,
+                kind: Kind::Mesh,
+                allowed: vec![node.prefix()],
+                endpoints: Vec::new(),
+                persistent_keepalive: None,
+                upkeep: Upkeep::OnDemand,
+            };
+            let session = device.add_peer(peer, Instant::now()).unwrap();
+            (session, vec![node.prefix()])
+        });
+        let places = [sessions[0].0.index(), sessions[1].0.index()];
+        let node = own.node();
+        let fib = Fib::new(node.address(), node.prefix(), [0; 8], sessions);
+        let indices = places.map(|place| {
+            let leads_there = |index: &u32| {
+                fib.receiver(*index)
+                    .is_some_and(|session| session.index() == place)
+            };
+            let mut found = (0..).filter(leads_there);
+            [found.next().unwrap(), found.next().unwrap()]
+        });
+        (fib, indices)
+    }
+
+    /// 32 bytes of type 4 for this receiver index.
+    fn data(receiver: u32) -> Vec<u8> {
+        let mut datagram = vec![0; 32];
+        datagram[0] = 4;
+        datagram[4..8].copy_from_slice(&receiver.to_le_bytes());
+        datagram
+    }
+
+    #[test]
+    fn data_of_one_keypair_is_one_run_and_everything_else_comes_alone() {
+        let (fib, [one, other]) = fib();
+        let unknown = (0..).find(|index| fib.receiver(*index).is_none()).unwrap();
+        let mut datagrams = [
+            data(one[0]),
+            data(one[0]),
+            data(one[1]),
+            data(other[0]),
+            vec![9; 32],
+            vec![9; 32],
+            data(unknown),
+            data(one[0]),
+            data(one[0])[..20].to_vec(),
+        ]
+        .concat();
+        let told: Vec<_> = Runs::new(&mut datagrams, 32, &fib)
+            .map(|(way, run)| match way {
+                Way::Session(_) if one.contains(&receiver(run).unwrap()) => {
+                    format!("one {}", run.len())
+                }
+                Way::Session(_) => format!("other {}", run.len()),
+                Way::Gate | Way::Cookie => format!("{way:?}"),
+                Way::Discard(reason) => format!("{} {}", reason.name(), run.len()),
+            })
+            .collect();
+        assert_eq!(
+            told,
+            [
+                "one 64",
+                "one 32",
+                "other 32",
+                "not-wireguard 32",
+                "not-wireguard 32",
+                "unknown-receiver 32",
+                "one 32",
+                "not-wireguard 20"
+            ]
+        );
+    }
+}
