@@ -1,8 +1,8 @@
 //! Notices when time has passed without us, and when somebody sets the wall clock.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
-use crate::node::GAP;
+use crate::{io::clock::Clock, node::GAP};
 
 /// How often to look.
 pub const INTERVAL: Duration = Duration::from_secs(2);
@@ -16,6 +16,30 @@ pub struct Reading {
     pub own: Instant,
     /// The wall clock, in milliseconds since 1970; negative before.
     pub wall_ms: i64,
+}
+
+impl Reading {
+    /// What both clocks say now.
+    pub fn now(own: Clock) -> Self {
+        let clamp = |span: Duration| i64::try_from(span.as_millis()).unwrap_or(i64::MAX);
+        let wall_ms = match SystemTime::now().duration_since(SystemTime::UNIX_EPOCH) {
+            Ok(since) => clamp(since),
+            Err(before) => -clamp(before.duration()),
+        };
+        Self {
+            own: own.now(),
+            wall_ms,
+        }
+    }
+
+    /// Seconds since 1970, as if nobody had set the wall clock back since `started`. The time in a handshake goes on like that, too: it
+    /// is the wall clock's of the start, and then our own.
+    pub fn unix_s(self, started: Self) -> u64 {
+        let passed = self.own.saturating_duration_since(started.own);
+        let passed = i64::try_from(passed.as_millis()).unwrap_or(i64::MAX);
+        let undisturbed = started.wall_ms.saturating_add(passed);
+        u64::try_from(self.wall_ms.max(undisturbed)).unwrap_or_default() / 1000
+    }
 }
 
 /// What happened between two readings.
@@ -53,9 +77,10 @@ impl ClockWatch {
     }
 }
 
-/// `set ahead by 7d0h`, for people.
+/// `set ahead by 7 days`, for people.
 pub fn in_words(set_by_ms: i64) -> String {
-    let seconds = set_by_ms.unsigned_abs() / 1000;
+    // To the nearest: what somebody set by days is measured some milliseconds short of them.
+    let seconds = set_by_ms.unsigned_abs().saturating_add(500) / 1000;
     let way = if set_by_ms < 0 { "back" } else { "ahead" };
     match seconds {
         0..120 => format!("set {way} by {seconds} s"),
@@ -113,6 +138,21 @@ mod tests {
     }
 
     #[test]
+    fn the_time_of_a_run_goes_ahead_with_the_wall_clock_and_never_back() {
+        let start = Instant::now();
+        let at = |own_s: u64, wall_ms| Reading {
+            own: start + Duration::from_secs(own_s),
+            wall_ms,
+        };
+        let started = at(0, WEEK_MS);
+        let week = 7 * 86_400;
+        assert_eq!(at(10, WEEK_MS + 10_000).unix_s(started), week + 10);
+        assert_eq!(at(20, 2 * WEEK_MS).unix_s(started), 2 * week);
+        assert_eq!(at(30, -5).unix_s(started), week + 30);
+        assert_eq!(at(0, -5).unix_s(at(0, -5)), 0);
+    }
+
+    #[test]
     fn a_week_forth_and_back_is_noticed_each_time_and_only_then() {
         let start = Instant::now();
         let mut watch = ClockWatch::new(Reading {
@@ -132,7 +172,7 @@ mod tests {
         }
         assert_eq!(jumps[1..4], [Some(WEEK_MS), None, Some(-WEEK_MS)]);
         assert_eq!(in_words(-WEEK_MS), "set back by 7 days");
-        assert_eq!(in_words(WEEK_MS), "set ahead by 7 days");
+        assert_eq!(in_words(WEEK_MS - 3), "set ahead by 7 days");
         assert!(jumps[0].is_some() && jumps[4].is_some());
     }
 }

@@ -1,10 +1,6 @@
 //! What the admin socket, the metrics and the signals act on: the running daemon, seen from the control thread.
 
-use std::{
-    net::IpAddr,
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use tokio::sync::Mutex;
 use tracing::{debug, info, warn};
@@ -13,6 +9,7 @@ use wireguard::PublicKey;
 use crate::{
     admin::{self, ErrorBody, ErrorCode, WarningCode, server::refusal},
     alerts::Alerts,
+    clock_watch::Reading,
     config::{self, Settings, Source},
     driver::NodeHandle,
     identity::NodeId,
@@ -41,6 +38,8 @@ pub struct Control {
     pub(crate) notifier: Notifier,
     pub(crate) alerts: Arc<Alerts>,
     pub(crate) clock: Clock,
+    /// What the clocks said when the daemon started.
+    pub(crate) started: Reading,
 }
 
 impl Control {
@@ -232,7 +231,7 @@ impl Control {
         else {
             return;
         };
-        let now = unix_time();
+        let now = Reading::now(self.clock).unix_s(self.started);
         let peer = |(key, seen): (PublicKey, Seen)| PeerSeen {
             public_key: key,
             endpoints: seen.endpoints,
@@ -293,11 +292,4 @@ pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
         .map(ToString::to_string)
         .collect::<Vec<_>>()
         .join(": ")
-}
-
-/// Seconds since 1970; 0 for a clock before that.
-pub(crate) fn unix_time() -> u64 {
-    SystemTime::now()
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs())
 }

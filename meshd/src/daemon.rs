@@ -1,13 +1,6 @@
 //! The daemon's life: set the machine up, start the threads, serve, reload, and take everything down again.
 
-use std::{
-    future::pending,
-    io,
-    net::SocketAddr,
-    path::PathBuf,
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+use std::{future::pending, io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use tokio::{
@@ -26,7 +19,7 @@ use crate::{
     alerts::Alerts,
     clock_watch::{self, ClockWatch, Reading},
     config::{HostPort, Settings, Source},
-    control::{Control, Remembered, chain, note_write, unix_time},
+    control::{Control, Remembered, chain, note_write},
     discard::Discards,
     driver::{self, NodeHandle, Request, Vitals},
     fib::Fib,
@@ -170,7 +163,9 @@ async fn live(launch: Launch) -> Result<(), RunError> {
 
     // Whatever can fail comes before anything that would have to be taken down again.
     let alerts = Arc::new(Alerts::default());
-    let (fresh, discards) = fresh(&state, identity, &alerts)?;
+    let clock = Clock::new();
+    let started = Reading::now(clock);
+    let (fresh, discards) = fresh(&state, identity, &alerts, started)?;
     if let Some((_, text)) = settings.twice(&fresh.added) {
         warn!("{text}");
         alerts.raise(WarningCode::DeviceTwice, text);
@@ -206,7 +201,6 @@ async fn live(launch: Launch) -> Result<(), RunError> {
     }
 
     let _guard = guard(interface, &alerts);
-    let clock = Clock::new();
     let empty = Fib::new(node.address(), node.prefix(), fresh.token, []);
     let (notices_in, notices) = crossbeam_channel::bounded(driver::NOTICES);
     let shared = Shared {
@@ -237,6 +231,7 @@ async fn live(launch: Launch) -> Result<(), RunError> {
         notifier,
         alerts,
         clock,
+        started,
     });
     control.notifier.ready(&control.summary());
     let vitals = threads.vitals();
@@ -334,12 +329,13 @@ fn fresh(
     state: &StateDir,
     identity: Identity,
     alerts: &Alerts,
+    started: Reading,
 ) -> Result<(Fresh, Arc<Discards>), RunError> {
     let discards = Arc::new(Discards::default());
     let (mut seed, mut token) = ([0; 8], [0; 8]);
     getrandom::fill(&mut seed).map_err(RunError::Random)?;
     getrandom::fill(&mut token).map_err(RunError::Random)?;
-    let now = unix_time();
+    let now = started.unix_s(started);
     let known = read_or_set_aside::<state::Peers>(state, alerts)?
         .unwrap_or_default()
         .peers;
@@ -498,16 +494,12 @@ async fn feed_watchdog(notifier: &Notifier, vitals: &Vitals) {
 /// Renews sessions after a pause that the node loop would sleep through: its own timers stand still while the machine sleeps. Says in
 /// `status` when the wall clock is set.
 async fn watch_clocks(control: &Control) {
-    let reading = || Reading {
-        own: control.clock.now(),
-        wall_ms: wall_ms(),
-    };
-    let mut watch = ClockWatch::new(reading());
+    let mut watch = ClockWatch::new(Reading::now(control.clock));
     let mut ticks = interval(clock_watch::INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        let reading = reading();
+        let reading = Reading::now(control.clock);
         let noticed = watch.handle_reading(reading);
         if let Some(set_by) = noticed.set_by_ms {
             let text = format!(
@@ -529,15 +521,6 @@ async fn watch_clocks(control: &Control) {
                 debug!("Node loop is too busy to be told of a pause");
             }
         }
-    }
-}
-
-/// The wall clock, in milliseconds since 1970; negative before.
-fn wall_ms() -> i64 {
-    let clamp = |span: Duration| i64::try_from(span.as_millis()).unwrap_or(i64::MAX);
-    match SystemTime::now().duration_since(SystemTime::UNIX_EPOCH) {
-        Ok(since) => clamp(since),
-        Err(before) => -clamp(before.duration()),
     }
 }
 
