@@ -65,7 +65,8 @@ need_packages() {
 
 need_lab() {
     need_packages ip:iproute2 ping:iputils-ping nft:nftables iperf3:iperf3 tcpdump:tcpdump ethtool:ethtool \
-        conntrack:conntrack wireguard-go:wireguard-go wg:wireguard-tools sysctl:procps setpriv:util-linux systemd-analyze:systemd
+        conntrack:conntrack wireguard-go:wireguard-go wg:wireguard-tools sysctl:procps setpriv:util-linux systemd-analyze:systemd \
+        faketime:faketime
     need_tun
     need_namespaces
 }

@@ -32,6 +32,7 @@ pub mod nat;
 pub mod process;
 pub mod traffic;
 pub mod wait;
+pub mod wall_clock;
 pub mod wireguard;
 
 pub use daemon::{Daemon, Settings};
