@@ -167,15 +167,17 @@ pub(super) fn ipv4(redactor: &mut Redactor, text: &str, mut from: usize) -> Foun
 }
 
 /// Whose home a path is in.
-pub(super) fn home(redactor: &mut Redactor, text: &str, from: usize) -> Found {
+pub(super) fn home(redactor: &mut Redactor, text: &str, mut from: usize) -> Found {
     const HOME: &str = "/home/";
-    let start = from + text[from..].find(HOME)? + HOME.len();
-    let span = run(text, start, |c| c.is_alphanumeric() || "._-".contains(c))?;
-    if span.start > start {
-        return home(redactor, text, start);
+    loop {
+        let start = from + text[from..].find(HOME)? + HOME.len();
+        let span = run(text, start, |c| c.is_alphanumeric() || "._-".contains(c))?;
+        if span.start == start {
+            let stand_in = redactor.stand_in("name", &text[span.clone()]);
+            return Some((span, stand_in));
+        }
+        from = start;
     }
-    let stand_in = redactor.stand_in("name", &text[span.clone()]);
-    Some((span, stand_in))
 }
 
 /// A name or host name that is known, unless it is the name of a field or part of a Rust path.

@@ -74,7 +74,7 @@ enum Piece {
 type Find = fn(&mut Redactor, &str, usize) -> Option<(Range<usize>, String)>;
 
 /// What a quotation may say without being anybody's secret: our threads.
-const OWN_QUOTES: [&str; 4] = ["inside", "outside", "node", "handshakes"];
+const OWN_QUOTES: [&str; 4] = ["inside", "outside", "node", "handshake"];
 /// Fields of JSON whose values are words of ours.
 const OWN_FIELDS: [&str; 6] = ["schema", "kind", "code", "version", "origin", "level"];
 /// Fields of the configuration that name a place on this machine.
