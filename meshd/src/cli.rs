@@ -70,6 +70,27 @@ pub enum Verb {
     Status,
     /// List peers with their keys and endpoints
     Peers,
+    /// List the links to neighbours, how well they work and what they cost
+    Links,
+    /// List the routes to other nodes, and why each is taken or not
+    Routes,
+    /// Show the way to a node, hop by hop, and the way packets would take next
+    Trace {
+        /// Name of a peer, or an overlay address
+        target: String,
+    },
+    /// Show what has happened to links, routes, paths and peers, and go on as it happens
+    Events {
+        /// Only what is remembered: do not wait for more
+        #[arg(long)]
+        once: bool,
+    },
+    /// Draw this node's links and routes for Graphviz (dot)
+    Graph {
+        /// The language of Graphviz, which is also the default
+        #[arg(long)]
+        dot: bool,
+    },
     /// Measure the way to a peer: until it is direct or ten times, or as often as -c says
     Ping {
         /// How many times

@@ -157,7 +157,7 @@ impl Control {
         if let Err(error) = self.write(&Stock { devices }) {
             let own_name = name.to_owned();
             self.node
-                .call(move |node_loop, _| node_loop.node.remove_device(&own_name))
+                .call(move |node_loop, now| node_loop.node.remove_device(&own_name, now))
                 .await??;
             return Err(not_remembered(error));
         }
@@ -174,7 +174,7 @@ impl Control {
         let devices = self
             .node
             .call(move |node_loop, now| {
-                node_loop.node.remove_device(&name)?;
+                node_loop.node.remove_device(&name, now)?;
                 let left = node_loop.node.added_devices();
                 // The configuration may have had an entry for the same key, which counts from now on.
                 node_loop.node.handle_settings(&settings, now);

@@ -22,8 +22,8 @@ use crate::{
     control::{Control, Remembered, chain, note_write},
     discard::Discards,
     driver::{self, NodeHandle, Request, Vitals},
-    fib::Fib,
-    forward::{Shared, Sockets},
+    fib::{Fib, Own},
+    forward::{Outlet, Shared, Sockets},
     identity::Identity,
     io::{
         clock::Clock,
@@ -201,16 +201,23 @@ async fn live(launch: Launch) -> Result<(), RunError> {
     }
 
     let _guard = guard(interface, &alerts);
-    let empty = Fib::new(node.address(), node.prefix(), fresh.token, []);
+    let own = Own {
+        address: node.address(),
+        prefix: node.prefix(),
+        link_local: node.link_local(),
+        token: fresh.token,
+    };
+    let empty = Fib::new(own, [], []);
     let (notices_in, notices) = crossbeam_channel::bounded(driver::NOTICES);
     let shared = Shared {
         fib: Arc::new(ArcSwap::from_pointee(empty)),
         tun: Arc::new(tun),
-        sockets: Arc::new(Sockets::new(sockets)),
-        discards,
         clock,
-        notices: notices_in,
-        mtu: usize::from(settings.interface.mtu),
+        outlet: Outlet {
+            sockets: Arc::new(Sockets::new(sockets)),
+            discards,
+            notices: notices_in,
+        },
     };
     confine(&settings, &source, &state, &alerts);
     let (ended, mut endings) = mpsc::channel(4);
@@ -238,7 +245,7 @@ async fn live(launch: Launch) -> Result<(), RunError> {
     let mut remembered = Remembered::default();
     let result = tokio::select! {
         () = admin.serve(Arc::clone(&control)) => Err(RunError::Ended("the admin socket has closed".to_owned())),
-        () = resolve(names, control.node.clone()) => Err(RunError::Ended("the resolver has ended".to_owned())),
+        () = serve_node(names, &control) => Err(RunError::Ended("the resolver has ended".to_owned())),
         error = network_watch::watch(&control, &overlay) => Err(error),
         () = metrics::serve(scrapers, Arc::clone(&control)) => Err(RunError::Ended("the metrics server has ended".to_owned())),
         () = watch_clocks(&control) => Err(RunError::Ended("the clock has ended".to_owned())),
@@ -251,10 +258,20 @@ async fn live(launch: Launch) -> Result<(), RunError> {
     drop(vitals);
     control.remember(&mut Remembered::default()).await;
     drop(admin);
+    say_goodbye(&control.node).await;
     threads.stop();
     take_down(&control.netlink, &control.state).await;
     info!("Node down");
     result
+}
+
+/// Neighbours hear that nothing can be reached through this node any more, so that they need not find out.
+async fn say_goodbye(node: &NodeHandle) {
+    let goodbye = node.call(|node_loop, now| node_loop.node.handle_stop(now));
+    // The second call is answered when the outputs of the first have left.
+    if goodbye.await.is_err() || node.call(|_, _| ()).await.is_err() {
+        debug!("The node loop had no time for a goodbye");
+    }
 }
 
 /// Closes the overlay's addresses to other interfaces; without the kernel's packet filter, says that they are open.
@@ -365,6 +382,7 @@ fn fresh(
         seen: known.into_iter().map(seen).collect(),
         seed: u64::from_ne_bytes(seed),
         token,
+        epoch: read_or_set_aside::<state::Routing>(state, alerts)?.map(|routing| routing.epoch),
         discards: Arc::clone(&discards),
     };
     Ok((fresh, discards))
@@ -431,17 +449,29 @@ fn bind_all(listen: &[SocketAddr], mut port: u16) -> Result<(Vec<UdpSocket>, u16
     Ok((sockets, port))
 }
 
-/// Resolves names of endpoints, one peer after the other.
-async fn resolve(mut requests: mpsc::Receiver<Request>, node: NodeHandle) {
-    while let Some(Request { peer, endpoints }) = requests.recv().await {
+/// Does what the node loop cannot: resolves names of endpoints, one peer after the other, and writes to the state directory.
+async fn serve_node(mut requests: mpsc::Receiver<Request>, control: &Control) {
+    while let Some(request) = requests.recv().await {
+        let (peer, endpoints) = match request {
+            Request::Resolve { peer, endpoints } => (peer, endpoints),
+            Request::Remember { epoch } => {
+                let written = control.state.write(&state::Routing { epoch });
+                if let Err(error) = &written {
+                    warn!(error = chain(error), "Epoch not remembered");
+                }
+                note_write(&control.alerts, &written);
+                continue;
+            }
+        };
         let mut addresses = Vec::new();
         for endpoint in endpoints {
-            match endpoint.address() {
-                Some(address) => addresses.push(address),
-                None => addresses.extend(look_up(&endpoint).await),
-            }
+            addresses.push(match endpoint.address() {
+                Some(address) => vec![address],
+                None => look_up(&endpoint).await,
+            });
         }
-        if node
+        if control
+            .node
             .call(move |node_loop, now| node_loop.node.handle_resolved(&peer, addresses, now))
             .await
             .is_err()

@@ -42,8 +42,29 @@ reasons! {
     Unreachable => "unreachable",
     /// Too many packets wait for a session.
     HeldFull => "held-full",
+    /// From inside: longer than the way to its destination carries; its sender is told.
+    TooBig => "too-big",
+    /// The session is there, but no neighbour leads to the other node.
+    NoPath => "no-path",
     /// Forwarded packet whose hop limit ran out.
     HopLimit => "hop-limit",
+    /// In transit: this node does not forward for whom it came from.
+    RelayRefused => "relay-refused",
+    /// In transit: no neighbour leads to the node it is for, other than the one it came from.
+    RelayNoRoute => "relay-no-route",
+    /// In transit: longer than the next link carries; its sender is told.
+    RelayTooBig => "relay-too-big",
+    /// In transit: more than `[node] relay_mbit` lets through.
+    RelayLimit => "relay-limit",
+    /// From outside: a relayed datagram inside another.
+    NestedTwice => "nested-twice",
+    /// From outside: a relayed datagram through a link of the very session that it belongs to, or from another node than that
+    /// session's.
+    NestedPath => "nested-path",
+    /// From outside: fragments of a relayed datagram that contradict each other, or whose rest did not come.
+    Fragment => "fragment",
+    /// From outside: an error about a relayed datagram that this node did not send.
+    RelayErrorForeign => "relay-error-foreign",
     /// From outside: an authenticated packet whose source the sender's key does not own.
     OutsideSource => "outside-source",
     /// From outside: an authenticated packet for an address that is neither this node's nor one of its leaves'.
@@ -78,13 +99,30 @@ reasons! {
     SendFailed => "send-failed",
     /// The kernel did not take the packet on the TUN device.
     TunWrite => "tun-write",
+    /// From outside: more packets of one peer for the node itself than the node loop takes.
+    PeerTalksTooMuch => "peer-talks-too-much",
+    /// From outside: routing of a peer that may open no more links, or that came by an unknown way and does not name its link.
+    LinkRefused => "link-refused",
+    /// From outside: routing that cannot be read.
+    BadRouting => "bad-routing",
+    /// From outside: a probe that came another way than it was sent.
+    SignalAstray => "signal-astray",
+    /// From outside: a signal that this version does not understand.
+    SignalUnknown => "signal-unknown",
+    /// A proof or record that nobody had time to verify.
+    ProofQueueFull => "proof-queue-full",
     /// The node loop was too busy for a message of a packet thread.
     LoopBusy => "loop-busy",
 }
 
 /// One counter for each [`Reason`], shared by all threads.
-#[derive(Default)]
 pub struct Discards([AtomicU64; Reason::ALL.len()]);
+
+impl Default for Discards {
+    fn default() -> Self {
+        Self(std::array::from_fn(|_| AtomicU64::new(0)))
+    }
+}
 
 impl Discards {
     /// Counts `packets` discarded for one reason.

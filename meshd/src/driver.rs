@@ -40,6 +40,7 @@ use std::{
 };
 
 use crossbeam_channel::{Receiver, Select, Sender, TryRecvError, bounded};
+use routing::origin::{Job, Outcome};
 use tokio::{
     sync::{mpsc, oneshot, watch},
     time::{sleep, timeout},
@@ -48,12 +49,13 @@ use tracing::{debug, error};
 use wireguard::{Gate, PublicKey};
 
 use crate::{
+    admin::Trace,
     config::{HostPort, Settings},
     discard::Reason,
     forward::{Inside, Notice, Outbox, Outside, Shared},
     handshake::{HandshakeThread, Incoming, Stranger},
     io::wake::Wake,
-    node::{Fresh, Node, Output, Pong},
+    node::{Fresh, Node, Output, Pong, derive},
     pulse::Pulse,
 };
 
@@ -64,6 +66,8 @@ pub const NOTICES: usize = 1024;
 const HANDSHAKES: usize = 256;
 /// Strangers that ask for a session: 5 ms of work for the node loop.
 const STRANGERS: usize = 64;
+/// Proofs and records to verify: 20 ms of work.
+const JOBS: usize = 256;
 /// Commands of the control thread.
 const CALLS: usize = 64;
 /// Peers whose names wait to be resolved.
@@ -98,17 +102,28 @@ pub struct NodeLoop {
     handshakes: Sender<Incoming>,
     calls: Receiver<Call>,
     requests: mpsc::Sender<Request>,
+    jobs: Sender<(u64, Job)>,
+    outcomes: Receiver<(u64, Outcome)>,
     pongs: HashMap<u64, oneshot::Sender<Pong>>,
+    traced: HashMap<u64, oneshot::Sender<Trace>>,
     changed: watch::Sender<()>,
 }
 
 /// Work that the node loop gives to the control thread.
 #[derive(Debug)]
-pub struct Request {
-    /// Whose endpoints to resolve.
-    pub peer: PublicKey,
-    /// All its endpoints, in the order of the configuration.
-    pub endpoints: Vec<HostPort>,
+pub enum Request {
+    /// Names to resolve.
+    Resolve {
+        /// Whose endpoints.
+        peer: PublicKey,
+        /// All its endpoints, in the order of the configuration.
+        endpoints: Vec<HostPort>,
+    },
+    /// An epoch to remember over a restart.
+    Remember {
+        /// The epoch.
+        epoch: u32,
+    },
 }
 
 /// A handle on the node loop, for the control thread.
@@ -241,37 +256,28 @@ pub fn start(
     requests: mpsc::Sender<Request>,
     ended: &mpsc::Sender<String>,
 ) -> io::Result<Threads> {
-    let (handshakes_in, handshakes) = bounded(HANDSHAKES);
-    let (strangers_in, strangers) = bounded(STRANGERS);
-    let (calls_in, calls) = bounded(CALLS);
-    let (changed, changes) = watch::channel(());
     let mut secret = [0; 32];
     getrandom::fill(&mut secret)?;
+    let mut seeds = [0; 8];
+    getrandom::fill(&mut seeds)?;
+    let seeds = [0, 4].map(|at| {
+        seeds[at..]
+            .first_chunk()
+            .copied()
+            .map_or(0, u32::from_ne_bytes)
+    });
     let gate = Gate::new(&fresh.identity.node().public_key(), &secret);
-    let stop = Arc::new(Wake::new()?);
-
     let node = Node::new(settings, fresh, shared.clock.now());
-    let handshake_thread = HandshakeThread {
-        reader: node.reader().clone(),
-        fib: Arc::clone(&shared.fib),
-        incoming: handshakes,
-        strangers: strangers_in,
-        notices: shared.notices.clone(),
-        sockets: Arc::clone(&shared.sockets),
-        discards: Arc::clone(&shared.discards),
-        clock: shared.clock,
-    };
-    let mut node_loop = NodeLoop {
-        node,
-        shared: shared.clone(),
-        notices,
-        strangers,
-        handshakes: handshakes_in.clone(),
-        calls,
-        requests,
-        pongs: HashMap::new(),
-        changed,
-    };
+    let Parts {
+        mut node_loop,
+        handshake_thread,
+        outside,
+        inside,
+        jobs,
+        outcomes,
+        handle,
+    } = Parts::new(node, gate, shared, notices, requests, seeds);
+    let stop = Arc::new(Wake::new()?);
     // The first snapshot is there before the first datagram: who calls meanwhile is no stranger.
     node_loop.drain(&mut Outbox::default());
     // Not joined: it ends when the last handle does.
@@ -279,13 +285,16 @@ pub fn start(
         node_loop.run();
         Ok(())
     })?;
+    // Not joined: it ends when the node loop does.
+    spawn("proof", ended, move || {
+        prove(&jobs, &outcomes);
+        Ok(())
+    })?;
     // Not joined: it ends when the node loop and `outside` have.
     spawn("handshake", ended, move || {
         handshake_thread.run();
         Ok(())
     })?;
-    let outside = Outside::new(shared.clone(), handshakes_in, gate);
-    let inside = Inside::new(shared);
     let (stop_outside, stop_inside) = (Arc::clone(&stop), Arc::clone(&stop));
     let pulses = [
         Arc::new(Pulse::new("outside")?),
@@ -301,14 +310,77 @@ pub fn start(
         })?,
     ];
     Ok(Threads {
-        node: NodeHandle {
-            calls: calls_in,
-            changed: changes,
-        },
+        node: handle,
         stop,
         packets,
         pulses,
     })
+}
+
+/// What the threads are made of, joined by their queues.
+#[derive(Debug)]
+pub(crate) struct Parts {
+    pub(crate) node_loop: NodeLoop,
+    pub(crate) handshake_thread: HandshakeThread,
+    pub(crate) outside: Outside,
+    pub(crate) inside: Inside,
+    /// What is to be verified, and where it goes then.
+    pub(crate) jobs: Receiver<(u64, Job)>,
+    pub(crate) outcomes: Sender<(u64, Outcome)>,
+    pub(crate) handle: NodeHandle,
+}
+
+impl Parts {
+    /// `seeds` begin the names of fragments of the threads `outside` and `inside`.
+    pub(crate) fn new(
+        node: Node,
+        gate: Gate,
+        shared: Shared,
+        notices: Receiver<Notice>,
+        requests: mpsc::Sender<Request>,
+        [outside_seed, inside_seed]: [u32; 2],
+    ) -> Self {
+        let (handshakes_in, handshakes) = bounded(HANDSHAKES);
+        let (strangers_in, strangers) = bounded(STRANGERS);
+        let (calls_in, calls) = bounded(CALLS);
+        let (jobs_in, jobs) = bounded(JOBS);
+        let (outcomes_in, outcomes) = bounded(JOBS);
+        let (changed, changes) = watch::channel(());
+        let handshake_thread = HandshakeThread {
+            reader: node.reader().clone(),
+            fib: Arc::clone(&shared.fib),
+            incoming: handshakes,
+            strangers: strangers_in,
+            outlet: shared.outlet.clone(),
+            clock: shared.clock,
+        };
+        let node_loop = NodeLoop {
+            node,
+            shared: shared.clone(),
+            notices,
+            strangers,
+            handshakes: handshakes_in.clone(),
+            calls,
+            requests,
+            jobs: jobs_in,
+            outcomes,
+            pongs: HashMap::new(),
+            traced: HashMap::new(),
+            changed,
+        };
+        Self {
+            node_loop,
+            handshake_thread,
+            outside: Outside::new(shared.clone(), handshakes_in, gate, outside_seed),
+            inside: Inside::new(shared, inside_seed),
+            jobs,
+            outcomes: outcomes_in,
+            handle: NodeHandle {
+                calls: calls_in,
+                changed: changes,
+            },
+        }
+    }
 }
 
 /// Runs a thread that says on `ended` when it ends, however it does.
@@ -338,6 +410,15 @@ fn spawn(
     })
 }
 
+/// Verifies proofs until there is nobody to ask for it.
+fn prove(jobs: &Receiver<(u64, Job)>, outcomes: &Sender<(u64, Outcome)>) {
+    for (id, job) in jobs {
+        if outcomes.send((id, job.run(derive))).is_err() {
+            return;
+        }
+    }
+}
+
 impl fmt::Debug for NodeLoop {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("NodeLoop")
@@ -355,15 +436,23 @@ impl NodeLoop {
         receiver
     }
 
+    /// Waits for the end of the trace with this number; its sender is dropped when the node gives up.
+    pub fn await_trace(&mut self, number: u64) -> oneshot::Receiver<Trace> {
+        let (sender, receiver) = oneshot::channel();
+        self.traced.retain(|_, waiting| !waiting.is_closed());
+        self.traced.insert(number, sender);
+        receiver
+    }
+
     /// Addresses or routes of the underlay changed.
     pub fn handle_network_change(&mut self, now: Instant) {
-        self.shared.sockets.note_change();
+        self.shared.outlet.sockets.note_change();
         self.node.handle_network_change(now);
     }
 
     /// Time went by without us.
     pub fn handle_resume(&mut self, now: Instant) {
-        self.shared.sockets.note_change();
+        self.shared.outlet.sockets.note_change();
         self.node.handle_resume(now);
     }
 
@@ -381,7 +470,7 @@ impl NodeLoop {
     }
 
     /// One turn of inputs, the important ones first.
-    fn take_turn(&mut self) -> Turn {
+    pub(crate) fn take_turn(&mut self) -> Turn {
         let mut turn = Turn::Idle;
         let now = self.shared.clock.now();
         if self.node.has_slept(now) {
@@ -399,7 +488,28 @@ impl NodeLoop {
                 Notice::EchoReply { number, received } => {
                     self.node.handle_echo_reply(number, received);
                 }
+                Notice::FirstContact(packet) => self.node.handle_first_contact(packet, now),
+                Notice::Packet {
+                    peer,
+                    from,
+                    topic,
+                    packet,
+                    received,
+                    queued,
+                } => {
+                    drop(queued);
+                    self.node
+                        .handle_packet(peer, from, topic, &packet, received, now);
+                }
             }
+        }
+        for _ in 0..JOBS {
+            let Ok((id, outcome)) = self.outcomes.try_recv() else {
+                break;
+            };
+            turn = Turn::Busy;
+            self.node
+                .handle_outcome(id, outcome, self.shared.clock.now());
         }
         for _ in 0..CALLS {
             match self.calls.try_recv() {
@@ -444,16 +554,18 @@ impl NodeLoop {
             }
         };
         if let Some(reason) = refused {
-            self.shared.discards.discard(reason, 1);
+            self.shared.outlet.discards.discard(reason, 1);
         }
     }
 
     /// Carries out what the node wants.
-    fn drain(&mut self, outbox: &mut Outbox) {
+    pub(crate) fn drain(&mut self, outbox: &mut Outbox) {
         let mut has_changed = false;
         while let Some(output) = self.node.poll_output() {
             match output {
-                Output::Transmit(transmit) => outbox.transmit(&transmit, &self.shared.discards),
+                Output::Transmit { to, datagram } => {
+                    outbox.transmit(to, &datagram, &self.shared.outlet.discards);
+                }
                 Output::Deliver(packet) => self.shared.deliver(&packet),
                 Output::Publish(fib) => {
                     self.shared.fib.store(Arc::new(fib));
@@ -462,8 +574,30 @@ impl NodeLoop {
                 Output::Changed => has_changed = true,
                 Output::Resolve { peer, endpoints } => {
                     // Full only while the resolver hangs; the node asks again when its peer stays silent.
-                    if self.requests.try_send(Request { peer, endpoints }).is_err() {
+                    let request = Request::Resolve { peer, endpoints };
+                    if self.requests.try_send(request).is_err() {
                         debug!(peer = %peer.short(), "Resolver is busy");
+                    }
+                }
+                Output::Remember { epoch } => {
+                    // An epoch that is not remembered costs the next start a round trip to a neighbour.
+                    if self.requests.try_send(Request::Remember { epoch }).is_err() {
+                        debug!(epoch, "Epoch not remembered");
+                    }
+                }
+                // Full under a flood of proofs only; the router asks for what it still wants.
+                Output::Verify { id, job } => {
+                    if self.jobs.try_send((id, job)).is_err() {
+                        self.shared
+                            .outlet
+                            .discards
+                            .discard(Reason::ProofQueueFull, 1);
+                    }
+                }
+                Output::Traced { number, trace } => {
+                    if let Some(waiting) = self.traced.remove(&number) {
+                        // Whoever asked may have hung up.
+                        let _ = waiting.send(trace);
                     }
                 }
                 Output::Pong(pong) => {
@@ -475,8 +609,8 @@ impl NodeLoop {
             }
         }
         outbox.flush(
-            &self.shared.sockets,
-            &self.shared.discards,
+            &self.shared.outlet.sockets,
+            &self.shared.outlet.discards,
             self.shared.clock.now(),
         );
         if has_changed {
@@ -489,6 +623,7 @@ impl NodeLoop {
         let mut select = Select::new();
         select.recv(&self.notices);
         select.recv(&self.calls);
+        select.recv(&self.outcomes);
         select.recv(&self.strangers);
         match self.node.poll_timeout() {
             None => {
@@ -505,7 +640,7 @@ impl NodeLoop {
 
 /// What a turn of the node loop found.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Turn {
+pub(crate) enum Turn {
     /// Something; there may be more.
     Busy,
     /// Nothing.

@@ -1,66 +1,215 @@
-//! The forwarding snapshot that packet threads read: destination prefix to session, receiver index to session, key to session.
+//! The forwarding snapshot that packet threads read.
 //!
-//! The node loop builds a new [`Fib`] whenever a peer comes or goes and swaps it in; a packet thread loads it once per batch and
-//! never waits. The only lock a packet thread takes is that of one session, for one batch, never two at once.
+//! Two tables, since a session may cross other nodes: FIB 1 leads from the destination that a user's packet names to a session; FIB 2
+//! leads from the node that a session's datagrams go to, ours or others', to a neighbour. Beside them, who a datagram is from: receiver
+//! index to session, key to session.
+//!
+//! The node loop builds a new [`Fib`] whenever a peer, a link or a route comes or goes and swaps it in; a packet thread loads it once
+//! per batch and never waits. The only lock a packet thread takes is that of one session, for one batch, never two at once.
 
-use std::{collections::HashMap, fmt, net::Ipv6Addr, sync::Arc};
+use std::{
+    collections::HashMap,
+    fmt,
+    net::Ipv6Addr,
+    num::NonZeroU32,
+    sync::{
+        Arc,
+        atomic::{AtomicU8, AtomicU16, Ordering::Relaxed},
+    },
+};
 
 use ipnetwork::Ipv6Network;
-use wireguard::{Indices, PublicKey, Session};
+use routing::LinkId;
+use wireguard::{Indices, PublicKey, Session, Underlay};
 
-use crate::{config::Admission, icmp::EchoToken, identity::overlay};
+use crate::{config::Admission, icmp::EchoToken, identity::overlay, relayed};
 
-/// Where a packet goes, as an immutable snapshot.
+/// Where packets go, as an immutable snapshot.
 pub struct Fib {
-    own: Ipv6Addr,
-    own_prefix: Ipv6Network,
-    token: EchoToken,
-    by_prefix: Table,
-    by_index: HashMap<u32, Arc<Session>>,
+    own: Own,
+    by_prefix: Table<Arc<Carrier>>,
+    routes: Table<Option<Arc<NextHop>>>,
+    by_index: HashMap<u32, Arc<Carrier>>,
     /// Those of the device that all sessions are of; none while there is no session.
     indices: Option<Indices>,
-    by_key: HashMap<PublicKey, Arc<Session>>,
+    by_key: HashMap<PublicKey, Arc<Carrier>>,
     admission: Admission,
+    relay_mbit: Option<NonZeroU32>,
 }
 
-/// What the FIB says about a destination.
+/// What never changes about this node.
+#[derive(Clone, Copy, Debug)]
+pub struct Own {
+    /// Its own address.
+    pub address: Ipv6Addr,
+    /// The /64 that is its own.
+    pub prefix: Ipv6Network,
+    /// Its address on links.
+    pub link_local: Ipv6Addr,
+    /// The secret that marks its echo requests.
+    pub token: EchoToken,
+}
+
+/// A session, and what may come out of it besides what its peer owns.
+#[derive(Debug)]
+pub struct Carrier {
+    /// The session.
+    pub session: Arc<Session>,
+    /// What it owns: the destinations that lead to it.
+    pub owns: Vec<Ipv6Network>,
+    /// Who the other end is on a link.
+    pub role: Role,
+    /// What is noted about it, from one snapshot to the next.
+    pub stats: Arc<CarrierStats>,
+}
+
+impl Carrier {
+    /// Whether the session may be relayed to a node at this address: its peer, and nobody else.
+    pub fn is_reached_at(&self, node: Ipv6Addr) -> bool {
+        matches!(self.role, Role::Node { address, .. } if address == node)
+    }
+}
+
+/// What packet threads note about a session's peer.
+#[derive(Debug, Default)]
+pub struct CarrierStats {
+    /// Hop limit of the last datagram that was relayed from it, 0: none was.
+    hop_limit: AtomicU8,
+    /// Packets of its that wait for the node loop.
+    queued: AtomicU16,
+}
+
+impl CarrierStats {
+    /// Packets of one peer that may wait for the node loop, so that no peer keeps others from being heard.
+    const MAX_QUEUED: u16 = 128;
+
+    /// Notes how many hops a relayed datagram had left.
+    pub fn note_hop_limit(&self, hop_limit: u8) {
+        self.hop_limit.store(hop_limit, Relaxed);
+    }
+
+    /// How many links its relayed datagrams cross, as far as their hop limit shows; none before the first.
+    pub fn hops(&self) -> Option<u32> {
+        match self.hop_limit.load(Relaxed) {
+            0 => None,
+            left => Some(u32::from(relayed::HOP_LIMIT.saturating_sub(left)) + 1),
+        }
+    }
+
+    /// A place for one more packet in the queue of the node loop, until it is dropped; none if there are enough.
+    pub fn queue(self: &Arc<Self>) -> Option<Queued> {
+        let before = self.queued.fetch_add(1, Relaxed);
+        let queued = Queued(Arc::clone(self));
+        (before < Self::MAX_QUEUED).then_some(queued)
+    }
+}
+
+/// A packet's place in the queue of the node loop.
+#[derive(Debug)]
+pub struct Queued(Arc<CarrierStats>);
+
+impl Drop for Queued {
+    fn drop(&mut self) {
+        self.0.queued.fetch_sub(1, Relaxed);
+    }
+}
+
+/// What the other end of a session is to routing.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Role {
+    /// A node of the mesh, with this address of its own and this one on links. It may be a neighbour.
+    Node {
+        /// Its own address.
+        address: Ipv6Addr,
+        /// On links.
+        link_local: Ipv6Addr,
+        /// Whether what it wants forwarded is.
+        relay: Relay,
+    },
+    /// A stock router, whose address on links is its own affair.
+    StockRouter {
+        /// Whether what it carries for others is taken from it.
+        relay: Relay,
+    },
+    /// A stock device that routes nothing.
+    Leaf,
+}
+
+/// Whether packets between other nodes are forwarded.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Relay {
+    /// They are.
+    Yes,
+    /// They are not.
+    No,
+}
+
+/// A neighbour, over one link.
+#[derive(Debug)]
+pub struct NextHop {
+    /// Which link.
+    pub link: LinkId,
+    /// The session of the link.
+    pub session: Arc<Session>,
+    /// Where the link leads.
+    pub endpoint: Underlay,
+    /// The longest packet that the link carries, in bytes.
+    pub mtu: usize,
+}
+
+/// What FIB 1 says about a destination.
 #[derive(Debug)]
 pub enum Lookup<'a> {
     /// This node itself.
     Host,
     /// Through this session: another node, or a leaf of ours.
     Session(&'a Arc<Session>),
-    /// Inside the overlay, but nobody we know.
+    /// Inside the overlay, but nobody we have a session with.
     Unknown,
     /// Not an overlay unicast address.
     NotOverlay,
 }
 
+/// What FIB 2 says about a node.
+#[derive(Debug)]
+pub enum Route<'a> {
+    /// Through this neighbour.
+    Via(&'a Arc<NextHop>),
+    /// There was a way, and nothing else is to be used for it meanwhile (RFC 8966 §2.8).
+    Unreachable,
+    /// There is no way.
+    Unknown,
+}
+
 impl Fib {
-    /// A snapshot with the routes of these sessions of one device, each reached at the prefixes it owns.
+    /// A snapshot with these sessions of one device and, for the datagrams between nodes, these ways to prefixes; none: unreachable.
     pub fn new(
-        own: Ipv6Addr,
-        own_prefix: Ipv6Network,
-        token: EchoToken,
-        sessions: impl IntoIterator<Item = (Arc<Session>, Vec<Ipv6Network>)>,
+        own: Own,
+        carriers: impl IntoIterator<Item = Carrier>,
+        routes: impl IntoIterator<Item = (Ipv6Network, Option<Arc<NextHop>>)>,
     ) -> Self {
         let mut fib = Self {
             own,
-            own_prefix,
-            token,
             by_prefix: Table::default(),
+            routes: Table::default(),
             by_index: HashMap::new(),
             indices: None,
             by_key: HashMap::new(),
             admission: Admission::Listed,
+            relay_mbit: None,
         };
-        for (session, prefixes) in sessions {
-            for prefix in prefixes {
-                fib.by_prefix.insert(prefix, &session);
+        for carrier in carriers {
+            let carrier = Arc::new(carrier);
+            for prefix in &carrier.owns {
+                fib.by_prefix.insert(*prefix, Arc::clone(&carrier));
             }
-            fib.by_key.insert(*session.key(), Arc::clone(&session));
+            let session = &carrier.session;
+            fib.by_key.insert(*session.key(), Arc::clone(&carrier));
             fib.indices = Some(session.indices());
-            fib.by_index.insert(session.index(), session);
+            fib.by_index.insert(session.index(), Arc::clone(&carrier));
+        }
+        for (prefix, next_hop) in routes {
+            fib.routes.insert(prefix, next_hop);
         }
         fib
     }
@@ -70,9 +219,14 @@ impl Fib {
         Self { admission, ..self }
     }
 
+    /// The same, where at most so many megabits a second are forwarded for others.
+    pub fn relaying(self, relay_mbit: Option<NonZeroU32>) -> Self {
+        Self { relay_mbit, ..self }
+    }
+
     /// The session with the holder of this key, open or not.
     pub fn session(&self, key: &PublicKey) -> Option<&Arc<Session>> {
-        self.by_key.get(key)
+        self.by_key.get(key).map(|carrier| &carrier.session)
     }
 
     /// Whether those without a session may ask for one.
@@ -80,45 +234,54 @@ impl Fib {
         self.admission == Admission::Open
     }
 
+    /// At most so many megabits a second are forwarded for others; none: no limit.
+    pub fn relay_mbit(&self) -> Option<NonZeroU32> {
+        self.relay_mbit
+    }
+
     /// FIB 1: the way to a destination that a user's packet names.
     pub fn lookup(&self, destination: Ipv6Addr) -> Lookup<'_> {
-        if destination == self.own {
+        if destination == self.own.address {
             return Lookup::Host;
         }
         if !overlay().contains(destination) {
             return Lookup::NotOverlay;
         }
         match self.by_prefix.lookup(destination) {
-            Some(session) => Lookup::Session(session),
+            Some(carrier) => Lookup::Session(&carrier.session),
             None => Lookup::Unknown,
         }
     }
 
+    /// FIB 2: the way to the node that a session's datagram is for.
+    pub fn route(&self, node: Ipv6Addr) -> Route<'_> {
+        match self.routes.lookup(node) {
+            Some(Some(next_hop)) => Route::Via(next_hop),
+            Some(None) => Route::Unreachable,
+            None => Route::Unknown,
+        }
+    }
+
     /// The session that gave out this receiver index.
-    pub fn receiver(&self, receiver: u32) -> Option<&Arc<Session>> {
+    pub fn receiver(&self, receiver: u32) -> Option<&Arc<Carrier>> {
         self.by_index.get(&self.indices?.session(receiver))
     }
 
-    /// This node's own address.
-    pub fn own(&self) -> Ipv6Addr {
-        self.own
-    }
-
-    /// The secret that marks our own echo requests.
-    pub fn token(&self) -> EchoToken {
-        self.token
+    /// This node.
+    pub fn own(&self) -> &Own {
+        &self.own
     }
 
     /// Whether an address lies in this node's own /64.
     pub fn is_ours(&self, address: Ipv6Addr) -> bool {
-        self.own_prefix.contains(address)
+        self.own.prefix.contains(address)
     }
 }
 
 impl fmt::Debug for Fib {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Fib")
-            .field("own", &self.own)
+            .field("own", &self.own.address)
             .field("sessions", &self.by_index.len())
             .finish_non_exhaustive()
     }
@@ -126,11 +289,16 @@ impl fmt::Debug for Fib {
 
 /// Longest prefix match: one hash table for each prefix length in use, longest first. An overlay has few lengths (/64 for nodes,
 /// /128 for leaves), so a look-up is one or two hashes.
-#[derive(Default)]
-struct Table(Vec<(u8, HashMap<u128, Arc<Session>>)>);
+struct Table<T>(Vec<(u8, HashMap<u128, T>)>);
 
-impl Table {
-    fn insert(&mut self, prefix: Ipv6Network, session: &Arc<Session>) {
+impl<T> Default for Table<T> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
+
+impl<T> Table<T> {
+    fn insert(&mut self, prefix: Ipv6Network, value: T) {
         let length = prefix.prefix();
         let at = match self.0.binary_search_by(|(other, _)| length.cmp(other)) {
             Ok(at) => at,
@@ -139,15 +307,13 @@ impl Table {
                 at
             }
         };
-        self.0[at]
-            .1
-            .insert(masked(prefix.ip(), length), Arc::clone(session));
+        self.0[at].1.insert(masked(prefix.ip(), length), value);
     }
 
-    fn lookup(&self, address: Ipv6Addr) -> Option<&Arc<Session>> {
+    fn lookup(&self, address: Ipv6Addr) -> Option<&T> {
         self.0
             .iter()
-            .find_map(|(length, sessions)| sessions.get(&masked(address, *length)))
+            .find_map(|(length, values)| values.get(&masked(address, *length)))
     }
 }
 

@@ -14,9 +14,9 @@ use tracing::debug;
 use wireguard::{Author, HandshakeError, PublicKey, Reader, Session, Transmit};
 
 use crate::{
-    discard::{Discards, Reason},
+    discard::Reason,
     fib::Fib,
-    forward::{Handshake, Notice, Outbox, Sockets, Unheard},
+    forward::{Egress, Handshake, Outlet},
     io::clock::Clock,
 };
 
@@ -63,12 +63,8 @@ pub struct HandshakeThread {
     pub incoming: Receiver<Incoming>,
     /// Who asks the node loop for a session.
     pub strangers: Sender<Stranger>,
-    /// Tells the node loop what its sessions came to.
-    pub notices: Sender<Notice>,
-    /// Where answers leave.
-    pub sockets: Arc<Sockets>,
-    /// The counters of discarded packets.
-    pub discards: Arc<Discards>,
+    /// Where answers leave, and the node loop hears what its sessions came to.
+    pub outlet: Outlet,
     /// The clock that everybody uses.
     pub clock: Clock,
 }
@@ -113,30 +109,38 @@ pub fn read<'fib>(
             None => Whose::Stranger(key),
         },
         Author::Answerer { receiver } => {
-            let session = fib.receiver(receiver);
-            Whose::Peer(session.ok_or(HandshakeError::UnknownIndex)?)
+            let carrier = fib.receiver(receiver);
+            Whose::Peer(&carrier.ok_or(HandshakeError::UnknownIndex)?.session)
         }
     };
     Ok((author, whose))
 }
 
-/// What the thread sends with, and what it still has to say.
-#[derive(Debug, Default)]
-struct Desk {
+/// What the thread sends with.
+#[derive(Debug)]
+pub(crate) struct Desk {
     sent: VecDeque<Transmit>,
-    outbox: Outbox,
-    unheard: Unheard,
+    egress: Egress,
+}
+
+impl Desk {
+    pub(crate) fn new(outlet: Outlet) -> Self {
+        Self {
+            sent: VecDeque::new(),
+            egress: Egress::new(outlet, 0),
+        }
+    }
 }
 
 impl HandshakeThread {
     /// Takes messages until nobody can send any more.
     pub fn run(self) {
-        let mut desk = Desk::default();
+        let mut desk = Desk::new(self.outlet.clone());
         let mut budget = Budget::new(self.clock.now());
         for incoming in &self.incoming {
             let begun = self.clock.now();
             if let Err(reason) = self.take(incoming, budget.strangers(begun), begun, &mut desk) {
-                self.discards.discard(reason, 1);
+                self.outlet.discards.discard(reason, 1);
             }
             let now = self.clock.now();
             let pause = budget.spend(now.saturating_duration_since(begun), now);
@@ -146,7 +150,8 @@ impl HandshakeThread {
         }
     }
 
-    fn take(
+    /// Takes one message, or says why it leads to nothing.
+    pub(crate) fn take(
         &self,
         incoming: Incoming,
         strangers: Strangers,
@@ -191,17 +196,18 @@ impl HandshakeThread {
         let result =
             batch.handle_handshake(author, handshake.from, handshake.datagram(), &mut desk.sent);
         let signals = batch.finish();
-        for transmit in desk.sent.drain(..) {
-            desk.outbox.transmit(&transmit, &self.discards);
+        let fib = self.fib.load();
+        for Transmit { endpoint, payload } in desk.sent.drain(..) {
+            desk.egress.reply(endpoint, &payload, &fib, now);
         }
-        desk.outbox.flush(&self.sockets, &self.discards, now);
-        desk.unheard.signal(&self.notices, session.key(), signals);
+        desk.egress.flush(now);
+        desk.egress.signal(session.key(), signals);
         result.map_err(|error| refused(handshake, error))
     }
 }
 
 fn refused(handshake: &Handshake, error: HandshakeError) -> Reason {
-    debug!(%handshake.from.remote, %error, "Handshake message refused");
+    debug!(%handshake.from, %error, "Handshake message refused");
     reason(error)
 }
 
@@ -218,6 +224,7 @@ pub fn reason(error: HandshakeError) -> Reason {
         | HandshakeError::TooSoon
         | HandshakeError::Unexpected
         | HandshakeError::Replayed
+        | HandshakeError::Misplaced
         | HandshakeError::Forged => Reason::HandshakeRefused,
     }
 }
@@ -255,7 +262,14 @@ impl Budget {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{config::Admission, io::udp::UdpSocket, testdata::identity};
+    use crate::{
+        config::Admission,
+        discard::Discards,
+        fib::{Carrier, Own, Role},
+        forward::{Notice, Sockets},
+        io::udp::UdpSocket,
+        testdata::identity,
+    };
     use crossbeam_channel::bounded;
     use std::net::{SocketAddr, UdpSocket as Plain};
     use wireguard::{Device, Endpoint, Kind, Mac1, Peer, Upkeep};
@@ -278,7 +292,7 @@ mod tests {
             preshared: None,
             kind: Kind::Mesh,
             allowed: Vec::new(),
-            endpoints: vec!["192.0.2.1:7".parse().unwrap()],
+            endpoints: vec![Endpoint::unproven("192.0.2.1:7".parse().unwrap())],
             persistent_keepalive: None,
             upkeep: Upkeep::OnDemand,
         }
@@ -338,13 +352,19 @@ mod tests {
         /// Gives these to the thread, and waits until it is done.
         fn run(&self, messages: Vec<Incoming>) -> Done {
             let node = identity(OURS).node();
-            let sessions = self.ours.sessions().cloned();
-            let fib = Fib::new(
-                node.address(),
-                node.prefix(),
-                [0; 8],
-                sessions.map(|session| (session, Vec::new())),
-            );
+            let carriers = self.ours.sessions().map(|session| Carrier {
+                session: Arc::clone(session),
+                owns: Vec::new(),
+                role: Role::Leaf,
+                stats: Arc::default(),
+            });
+            let own = Own {
+                address: node.address(),
+                prefix: node.prefix(),
+                link_local: node.link_local(),
+                token: [0; 8],
+            };
+            let fib = Fib::new(own, carriers, []);
             let (outside, incoming) = bounded(8);
             let (strangers, asked) = bounded(8);
             let (notices, heard) = bounded(8);
@@ -360,9 +380,11 @@ mod tests {
                 fib: Arc::new(ArcSwap::from_pointee(fib.admitting(self.admission))),
                 incoming,
                 strangers,
-                notices,
-                sockets: Arc::new(sockets),
-                discards: Arc::clone(&discards),
+                outlet: Outlet {
+                    sockets: Arc::new(sockets),
+                    discards: Arc::clone(&discards),
+                    notices,
+                },
                 clock: self.clock,
             };
             thread.run();

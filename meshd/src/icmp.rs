@@ -5,11 +5,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::packet::{self, ICMPV6, Ipv6Header};
+use crate::{
+    packet::{self, ICMPV6, Ipv6Header},
+    relayed,
+};
 
 /// An ICMPv6 error, by what happened.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Unreachable {
+    /// The packet is longer than this many bytes, which is what fits (type 2 code 0).
+    TooBig(u32),
     /// No route to the destination (type 1 code 0).
     NoRoute,
     /// The destination is known but does not answer (type 1 code 3).
@@ -23,6 +28,7 @@ pub enum Unreachable {
 impl Unreachable {
     const fn type_and_code(self) -> (u8, u8) {
         match self {
+            Self::TooBig(_) => (2, 0),
             Self::NoRoute => (1, 0),
             Self::Address => (1, 3),
             Self::SourcePolicy => (1, 5),
@@ -54,9 +60,90 @@ pub fn error(what: Unreachable, own: Ipv6Addr, offending: &[u8]) -> Option<Vec<u
     let (kind, code) = what.type_and_code();
     let quoted = &offending[..offending.len().min(MIN_MTU - packet::HEADER - 8)];
     let mut body = Vec::with_capacity(8 + quoted.len());
-    body.extend_from_slice(&[kind, code, 0, 0, 0, 0, 0, 0]);
+    body.extend_from_slice(&[kind, code, 0, 0]);
+    let mtu = match what {
+        Unreachable::TooBig(mtu) => mtu,
+        Unreachable::NoRoute
+        | Unreachable::Address
+        | Unreachable::SourcePolicy
+        | Unreachable::HopLimit => 0,
+    };
+    body.extend_from_slice(&mtu.to_be_bytes());
     body.extend_from_slice(quoted);
     Some(packet::icmpv6(own, source, &body))
+}
+
+/// What a relay says about a datagram that got no further.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct RelayError<'a> {
+    /// Which relay, by its own address.
+    pub relay: Ipv6Addr,
+    /// Type of the ICMPv6 message.
+    pub kind: u8,
+    /// The node that the datagram was for.
+    pub destination: Ipv6Addr,
+    /// As much of the datagram as is quoted.
+    pub datagram: &'a [u8],
+}
+
+/// ICMPv6 type of Time Exceeded, for [`RelayError::kind`].
+pub const TIME_EXCEEDED: u8 = 3;
+
+impl<'a> RelayError<'a> {
+    /// Reads an ICMPv6 error about a relayed datagram that its receiver had sent. Nothing: it is something else, or damaged.
+    pub fn parse(packet: &'a [u8]) -> Option<Self> {
+        let header = Ipv6Header::parse(packet).ok()?;
+        let message = packet.get(packet::HEADER..packet::HEADER + header.payload)?;
+        if header.next_header != ICMPV6
+            || packet::checksum(header.source, header.destination, ICMPV6, message) != 0
+        {
+            return None;
+        }
+        let (quoted, datagram) = quoted(&header, message)?;
+        Some(Self {
+            relay: header.source,
+            kind: message[0],
+            destination: quoted,
+            datagram,
+        })
+    }
+}
+
+/// Whether this is an ICMPv6 error from a node about a relayed datagram of its receiver's.
+pub fn is_relay_error(header: &Ipv6Header, packet: &[u8]) -> bool {
+    header.next_header == ICMPV6
+        && packet
+            .get(packet::HEADER..packet::HEADER + header.payload)
+            .is_some_and(|message| quoted(header, message).is_some())
+}
+
+/// Whom the relayed datagram was for that an error quotes, and what is quoted of it.
+fn quoted<'a>(header: &Ipv6Header, message: &'a [u8]) -> Option<(Ipv6Addr, &'a [u8])> {
+    let (head, quoted) = message.split_first_chunk::<8>()?;
+    let (fixed, rest) = quoted.split_at_checked(packet::HEADER)?;
+    // A datagram that was cut is known by its first fragment.
+    let rest = match fixed[6] {
+        packet::UDP => rest,
+        packet::FRAGMENT => {
+            let (fragment, rest) = rest.split_first_chunk::<8>()?;
+            let is_first = fragment[2] == 0 && fragment[3] & !7 == 0;
+            (fragment[0] == packet::UDP && is_first).then_some(rest)?
+        }
+        _ => return None,
+    };
+    let (udp, datagram) = rest.split_first_chunk::<8>()?;
+    let address = |at: usize| -> Option<Ipv6Addr> {
+        Some(Ipv6Addr::from(*fixed.get(at..)?.first_chunk::<16>()?))
+    };
+    let (source, destination) = (address(8)?, address(24)?);
+    let [high, low] = relayed::PORT.to_be_bytes();
+    let is_about_ours = fixed[0] >> 4 == 6
+        && udp[..4] == [high, low, high, low]
+        && source == header.destination
+        && [header.source, source, destination]
+            .into_iter()
+            .all(relayed::is_node);
+    ((1..=4).contains(&head[0]) && is_about_ours).then_some((destination, datagram))
 }
 
 const REDIRECT: u8 = 137;
@@ -192,6 +279,27 @@ mod tests {
         assert_eq!(echo_reply(&reply, TOKEN), Some(77));
         assert_eq!(echo_reply(&reply, *b"otherone"), None);
         assert_eq!(echo_reply(&reply[..60], TOKEN), None);
+    }
+
+    #[test]
+    fn an_error_about_a_first_fragment_is_one_about_its_datagram() {
+        let mut whole = vec![0; relayed::OVERHEAD];
+        whole.extend_from_slice(&[4; 1400]);
+        relayed::write_headers(&mut whole, OTHER, OWN, 64);
+        let relay = Ipv6Addr::new(0x600, 5, 5, 5, 0, 0, 0, 1);
+        let fragments = crate::fragment::fragments(&whole, 1300, 7);
+        for about in [&whole, &fragments[0]] {
+            let error = error(Unreachable::TooBig(1280), relay, about).unwrap();
+            let read = RelayError::parse(&error).unwrap();
+            assert_eq!((read.relay, read.destination), (relay, OWN));
+            assert!(read.datagram.starts_with(&[4; 16]));
+        }
+        let later = packet::icmpv6(
+            relay,
+            OTHER,
+            &[[2, 0, 0, 0, 0, 0, 5, 0].as_slice(), &fragments[1]].concat(),
+        );
+        assert_eq!(RelayError::parse(&later), None);
     }
 
     #[test]

@@ -295,6 +295,12 @@ impl Identity {
         &self.private
     }
 
+    /// The seed. Secret: origin records are signed with it, and their chains begin with it.
+    #[must_use]
+    pub fn seed(&self) -> &[u8; 32] {
+        &self.seed
+    }
+
     /// The seed as 64 hexadecimal digits. Secret: it goes into `node.key` or to a person who asked, nowhere else.
     #[must_use]
     pub fn to_hex(&self) -> Zeroizing<String> {

@@ -2,7 +2,9 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::unwrap_in_result))]
 
 pub mod admin;
+pub mod agenda;
 pub mod alerts;
+mod checksum;
 pub mod cli;
 pub mod clock_watch;
 pub mod commands;
@@ -13,12 +15,14 @@ pub mod discard;
 pub mod driver;
 pub mod fib;
 pub mod forward;
+pub mod fragment;
 pub mod handshake;
 pub mod held;
 pub mod icmp;
 pub mod identity;
 pub mod io;
 pub mod journal;
+pub mod liveness;
 pub mod metrics;
 mod network_watch;
 pub mod node;
@@ -27,7 +31,11 @@ pub mod packet;
 pub mod pulse;
 pub mod recent;
 pub mod redact;
+pub mod relayed;
+pub mod signal;
+#[cfg(feature = "_sim")]
+pub mod sim;
 pub mod state;
 pub mod telemetry;
-#[cfg(test)]
+#[cfg(any(test, feature = "_sim"))]
 mod testdata;

@@ -1,4 +1,4 @@
-//! What [`Status`] says, as samples for Prometheus; and the little server that it scrapes.
+//! What [`Status`], [`Link`]s and [`Route`]s say, as samples for Prometheus; and the little server that it scrapes.
 //!
 //! The server is for programs of this machine: it listens on loopback only, answers `GET /metrics` only, and refuses what a web page
 //! could send there: a request with an `Origin`, or for another `Host` than loopback (DNS rebinding).
@@ -21,12 +21,14 @@ use tokio::{net::TcpListener, sync::Semaphore};
 use tracing::{debug, warn};
 
 use crate::{
-    admin::{PathKind, Peer, Schema, Status},
+    admin::{ErrorBody, Link, LinkState, PathKind, Peer, Route, Schema, Status},
     control::Control,
 };
 
 /// Peers with series of their own: those with most traffic. The bytes of all others are summed under [`OTHERS`].
 const MAX_PEERS: usize = 256;
+/// Links with series of their own: more than the configuration of most nodes makes, and some that others have opened.
+const MAX_LINKS: usize = 256;
 /// No name of a peer can be this.
 const OTHERS: &str = "_others";
 /// Scrapers served at once.
@@ -57,8 +59,8 @@ pub struct Sample {
 }
 
 impl Metrics {
-    /// What a status says.
-    pub fn of(status: &Status) -> Self {
+    /// What a status, the links and the routes say.
+    pub fn of(status: &Status, links: &[Link], routes: &[Route]) -> Self {
         let mut samples = Vec::new();
         let mut add = |name: &str, labels: &[(&str, &str)], value: f64| {
             let label = |(key, value): &(&str, &str)| ((*key).to_owned(), (*value).to_owned());
@@ -116,6 +118,39 @@ impl Metrics {
                 let sum: f64 = others.iter().map(|peer| value(peer) as f64).sum();
                 add(name, &[("peer", OTHERS)], sum);
             }
+        }
+        type Measure = fn(&Link) -> Option<f64>;
+        let measures: [(&str, Measure); 5] = [
+            ("meshd_link_up", |link| {
+                Some(f64::from(u8::from(link.state == LinkState::Up)))
+            }),
+            ("meshd_link_rtt_seconds", |link| {
+                link.rtt_ms.map(|ms| ms / 1000.0)
+            }),
+            ("meshd_link_cost", |link| link.txcost.map(f64::from)),
+            ("meshd_link_routing_rx_bytes_total", |link| {
+                Some(link.rx_bytes as f64)
+            }),
+            ("meshd_link_routing_tx_bytes_total", |link| {
+                Some(link.tx_bytes as f64)
+            }),
+        ];
+        for (name, value) in measures {
+            for link in links.iter().take(MAX_LINKS) {
+                if let Some(value) = value(link) {
+                    let id = link.id.to_string();
+                    add(name, &[("peer", &link.peer), ("link", &id)], value);
+                }
+            }
+        }
+        let (selected, others): (Vec<_>, Vec<_>) = routes.iter().partition(|route| route.selected);
+        let feasible = others.iter().filter(|route| route.feasible).count();
+        for (state, count) in [
+            ("selected", selected.len()),
+            ("feasible", feasible),
+            ("other", others.len() - feasible),
+        ] {
+            add("meshd_routes", &[("state", state)], count as f64);
         }
         Self { samples }
     }
@@ -198,13 +233,22 @@ pub async fn serve(listener: Option<TcpListener>, control: Arc<Control>) {
     }
 }
 
+async fn measure(control: &Control) -> Result<Metrics, ErrorBody> {
+    let status = control.status().await?;
+    let (links, routes) = control
+        .node
+        .call(|node_loop, now| (node_loop.node.links(now), node_loop.node.routes()))
+        .await?;
+    Ok(Metrics::of(&status, &links, &routes))
+}
+
 async fn answer(
     request: Request<Incoming>,
     control: &Control,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
     let (status, body) = match judge(request.method(), request.uri().path(), request.headers()) {
-        StatusCode::OK => match control.status().await {
-            Ok(status) => (StatusCode::OK, Metrics::of(&status).text()),
+        StatusCode::OK => match measure(control).await {
+            Ok(metrics) => (StatusCode::OK, metrics.text()),
             Err(error) => (StatusCode::SERVICE_UNAVAILABLE, error.error),
         },
         refused => (refused, String::new()),

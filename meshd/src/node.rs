@@ -1,13 +1,18 @@
-//! The node: a pure state machine that joins the WireGuard [`Device`] with what the configuration says about peers.
+//! The node: a pure state machine that joins the WireGuard [`Device`], the [`Router`] and what the configuration says about peers.
 //!
-//! It takes datagrams, signals of packet threads, commands and the time, and gives back outputs and a deadline. It owns nothing that
+//! It takes packets for the node itself, signals of packet threads, commands and the time, and gives back outputs and a deadline. It owns nothing that
 //! a packet thread waits for: those read the [`Fib`] snapshot that it publishes. After every `handle_*` or command, drain
 //! [`Node::poll_output`], then look at [`Node::poll_timeout`].
 
+mod history;
+mod links;
+mod paths;
 mod peers;
 mod report;
+mod routes;
 #[cfg(test)]
 mod tests;
+mod trace;
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -16,19 +21,31 @@ use std::{
     time::{Duration, Instant},
 };
 
+use ipnetwork::Ipv6Network;
+use routing::{
+    Hint, LinkId, Router,
+    origin::{Job, Outcome, Own},
+};
 use tracing::{debug, info};
 use wireguard::{
-    AddPeerError, Device, Event, PublicKey, Reader, Transmit,
+    AddPeerError, Device, Endpoint, Event, PublicKey, Reader, Underlay,
     constants::{OVERHEAD, PADDING},
 };
 
-use self::peers::{Entry, Names, Reachable, Rtt};
-pub use self::report::millis;
+use self::{
+    history::History,
+    links::Links,
+    peers::{Entry, Names, Reachable, Rtt},
+    trace::Traces,
+};
+pub use self::{history::Since, report::millis, routes::derive};
 use crate::{
-    admin,
-    config::{Admission, HostPort, InterfaceSettings, Settings},
+    admin::{self, Happening},
+    agenda::Agenda,
+    config::{Admission, HostPort, InterfaceSettings, RelaySettings, Settings},
     discard::{Discards, Reason},
     fib::Fib,
+    forward::Topic,
     held::Held,
     icmp::{self, EchoToken, ErrorLimit, Unreachable},
     identity::{Identity, overlay},
@@ -57,25 +74,64 @@ pub struct Node {
     name: String,
     interface: InterfaceSettings,
     admission: Admission,
+    relay: RelaySettings,
     device: Device,
+    router: Router,
+    links: Links,
+    /// The node has just begun, and does not have all links yet that it is going to have.
+    awaits_links: bool,
+    /// FIB 2, as the router has it; none: unreachable.
+    routes: BTreeMap<Ipv6Network, Option<LinkId>>,
+    /// The epoch that is, or is about to be, remembered.
+    epoch: u32,
+    agenda: Agenda<Task>,
+    traces: Traces,
+    history: History,
+    rng: fastrand::Rng,
     peers: BTreeMap<PublicKey, Entry>,
     held: Held,
     pings: Pings,
     errors: ErrorLimit,
     discards: Arc<Discards>,
     warnings: Vec<admin::Warning>,
+    /// What went wrong while it ran, by code.
+    alarms: BTreeMap<admin::WarningCode, String>,
     seen: BTreeMap<PublicKey, Seen>,
     outputs: VecDeque<Output>,
+    /// Packet threads forward by something that has changed.
+    stale: bool,
     started: Instant,
     /// When the node last took up its work after a gap.
     resumed: Option<Instant>,
+}
+
+/// What is due at some time, besides what device and router want.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+enum Task {
+    /// A link over which nothing is heard is given up.
+    Link(LinkId),
+    /// A link's probes.
+    LinkLiveness(LinkId),
+    /// Endpoints of a peer are dialled.
+    Dial(PublicKey),
+    /// A session that lost its way has found no other.
+    Stranded(PublicKey),
+    /// A relayed session's probes.
+    Path(PublicKey),
+    /// A trace is answered as it stands.
+    Trace(u64),
 }
 
 /// What the node wants done, in this order.
 #[derive(Debug)]
 pub enum Output {
     /// Send a datagram.
-    Transmit(Transmit),
+    Transmit {
+        /// Where to.
+        to: Underlay,
+        /// The datagram.
+        datagram: Vec<u8>,
+    },
     /// Write a packet to the TUN device.
     Deliver(Vec<u8>),
     /// Publish a new snapshot to the packet threads.
@@ -91,6 +147,25 @@ pub enum Output {
     },
     /// A reply to an echo request of [`Node::ping`].
     Pong(Pong),
+    /// A trace has ended.
+    Traced {
+        /// The number that [`Node::trace`] gave.
+        number: u64,
+        /// What it found.
+        trace: admin::Trace,
+    },
+    /// Run this and answer with [`Node::handle_outcome`]. It takes up to a millisecond.
+    Verify {
+        /// To be repeated in the answer.
+        id: u64,
+        /// What to run.
+        job: Job,
+    },
+    /// Remember this epoch over a restart.
+    Remember {
+        /// The epoch.
+        epoch: u32,
+    },
 }
 
 /// The reply to one echo request.
@@ -156,6 +231,8 @@ pub struct Fresh {
     pub seed: u64,
     /// The secret that marks our echo requests.
     pub token: EchoToken,
+    /// The epoch of the run before, if it is remembered.
+    pub epoch: Option<u32>,
     /// The counters of discarded packets.
     pub discards: Arc<Discards>,
 }
@@ -163,19 +240,48 @@ pub struct Fresh {
 impl Node {
     /// A node with these settings.
     pub fn new(settings: &Settings, fresh: Fresh, now: Instant) -> Self {
+        let device = Device::new(fresh.identity.private_key().clone(), fresh.seed);
+        Self::with(settings, device, fresh, now)
+    }
+
+    /// A node whose sessions use no cryptography, and which is the same again for the same `fresh`.
+    #[cfg(feature = "_sim")]
+    pub fn simulated(settings: &Settings, fresh: Fresh, now: Instant) -> Self {
+        let device = Device::simulated(fresh.identity.private_key().clone(), fresh.seed);
+        Self::with(settings, device, fresh, now)
+    }
+
+    fn with(settings: &Settings, device: Device, fresh: Fresh, now: Instant) -> Self {
         let Fresh {
             identity,
             added,
             seen,
             seed,
             token,
+            epoch,
             discards,
         } = fresh;
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let prefix = identity.node().prefix();
+        let own = Own::new(identity.seed(), routes::owner(&identity.node()), epoch);
+        let mut router = Router::new(routing::Config::new(overlay()), own, rng.u64(..), now);
+        router.announce(prefix, now);
+        router.await_links(true, now);
         let mut node = Self {
             name: settings.name.clone(),
             interface: settings.interface.clone(),
             admission: settings.admission,
-            device: Device::new(identity.private_key().clone(), seed),
+            relay: settings.relay,
+            device,
+            router,
+            links: Links::default(),
+            awaits_links: true,
+            routes: BTreeMap::new(),
+            epoch: 0,
+            agenda: Agenda::default(),
+            traces: Traces::default(),
+            history: History::default(),
+            rng,
             peers: BTreeMap::new(),
             held: Held::default(),
             pings: Pings {
@@ -186,8 +292,10 @@ impl Node {
             errors: ErrorLimit::new(now),
             discards,
             warnings: Vec::new(),
+            alarms: BTreeMap::new(),
             seen,
             outputs: VecDeque::new(),
+            stale: true,
             started: now,
             resumed: None,
             identity,
@@ -203,7 +311,7 @@ impl Node {
         for key in recent.map(|(key, _)| *key).collect::<Vec<_>>() {
             self.device.initiate(&key, now);
         }
-        self.drain_device(now);
+        self.drain(now);
     }
 
     // ---- packets -------------------------------------------------------------------------------------------------------------
@@ -216,7 +324,7 @@ impl Node {
     /// Another thread saw something on this peer's session that concerns its timers.
     pub fn handle_signal(&mut self, peer: &PublicKey, now: Instant) {
         self.device.handle_signal(peer, now);
-        self.drain_device(now);
+        self.drain(now);
     }
 
     /// A packet from inside, or from a leaf, whose session is not open.
@@ -230,11 +338,12 @@ impl Node {
             Some(true) => {
                 self.held_or_counted(peer, packet);
                 self.release(peer, now);
+                self.drain(now);
             }
             Some(false) => {
                 self.held_or_counted(peer, packet);
                 self.device.initiate(&peer, now);
-                self.drain_device(now);
+                self.drain(now);
             }
         }
     }
@@ -266,40 +375,137 @@ impl Node {
             .push_back(Output::Pong(Pong { number, rtt, path }));
     }
 
+    /// A packet of a peer for the node itself, which came from there.
+    pub fn handle_packet(
+        &mut self,
+        peer: PublicKey,
+        from: Endpoint,
+        topic: Topic,
+        packet: &[u8],
+        received: Instant,
+        now: Instant,
+    ) {
+        match (topic, from) {
+            (Topic::Routing, Endpoint::Underlay(from)) => {
+                self.on_babel(peer, from, packet, received, now);
+            }
+            (Topic::Routing, Endpoint::Overlay(_)) => {
+                self.discards.discard(Reason::NestedTwice, 1);
+            }
+            (Topic::Session, from) => self.on_signal(peer, from, packet, received, now),
+            (Topic::RelayError, _) => {
+                self.on_relay_error(packet, received, now);
+                self.drain(now);
+            }
+        }
+    }
+
+    /// A packet of the host's for a node that there is no session with.
+    pub fn handle_first_contact(&mut self, packet: Vec<u8>, now: Instant) {
+        let destination =
+            crate::packet::Ipv6Header::parse(&packet).map(|header| header.destination);
+        let peer = destination
+            .ok()
+            .and_then(|destination| self.first_contact(destination, now));
+        match peer {
+            Some(peer) => self.handle_unsent(peer, packet, now),
+            None => self.refuse(Reason::NoRoute, Unreachable::NoRoute, &packet, now),
+        }
+    }
+
     // ---- time and the world --------------------------------------------------------------------------------------------------
 
     /// When, and why, [`Self::handle_timeout`] wants to be called next.
     pub fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
-        self.device.poll_timeout()
+        let own = self.agenda.next().map(|due| (due, "links and paths"));
+        [self.device.poll_timeout(), self.router.poll_timeout(), own]
+            .into_iter()
+            .flatten()
+            .min_by_key(|deadline| deadline.0)
     }
 
     /// Does what is due.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.device.handle_timeout(now);
-        self.drain_device(now);
+        self.router.handle_timeout(now);
+        while let Some(task) = self.agenda.take(now) {
+            self.on_task(task, now);
+        }
+        self.drain(now);
     }
 
-    /// The resolver's answer to [`Output::Resolve`]; what lies inside the overlay is ignored, since a tunnel must not run in itself.
-    pub fn handle_resolved(
-        &mut self,
-        peer: &PublicKey,
-        mut endpoints: Vec<SocketAddr>,
-        now: Instant,
-    ) {
-        endpoints.retain(|endpoint| !is_overlay(endpoint));
-        if !endpoints.is_empty() {
-            if let Some(entry) = self.peers.get_mut(peer) {
-                entry.names = Names::Known;
+    fn on_task(&mut self, task: Task, now: Instant) {
+        match task {
+            Task::Link(id) => self.expire_link(id, now),
+            Task::LinkLiveness(id) => {
+                if let Some(link) = self.links.get_mut(id) {
+                    link.liveness.handle_timeout(now);
+                }
+                self.heed_link(id, now);
             }
-            self.device.set_endpoints(peer, endpoints, now);
-            self.drain_device(now);
+            Task::Dial(peer) => self.redial(&peer, now),
+            Task::Stranded(peer) => self.on_stranded(&peer, now),
+            Task::Path(peer) => {
+                if let Some(liveness) = self
+                    .peers
+                    .get_mut(&peer)
+                    .and_then(|entry| entry.liveness.as_mut())
+                {
+                    liveness.handle_timeout(now);
+                }
+                self.heed_liveness(&peer, now);
+            }
+            Task::Trace(number) => self.finish_trace(number),
         }
     }
 
-    /// Addresses or routes of the underlay changed.
+    /// What came out of [`Output::Verify`].
+    pub fn handle_outcome(&mut self, id: u64, outcome: Outcome, now: Instant) {
+        self.router.handle_outcome(id, outcome, now);
+        self.drain(now);
+    }
+
+    /// The node stops: neighbours hear that nothing can be reached through it any more.
+    pub fn handle_stop(&mut self, now: Instant) {
+        self.router.shut_down(now);
+        self.drain(now);
+    }
+
+    /// The resolver's answer to [`Output::Resolve`]: addresses for each endpoint, in the same order. What lies inside the overlay is
+    /// ignored, since a tunnel must not run in itself.
+    pub fn handle_resolved(
+        &mut self,
+        peer: &PublicKey,
+        endpoints: Vec<Vec<SocketAddr>>,
+        now: Instant,
+    ) {
+        let Some(entry) = self.peers.get_mut(peer) else {
+            return;
+        };
+        for (dial, mut addresses) in entry.dials.iter_mut().zip(endpoints) {
+            addresses.retain(|address| !is_overlay(address));
+            // A name that cannot be resolved now stands for what it stood for before.
+            if !addresses.is_empty() {
+                entry.names = Names::Known;
+                dial.addresses = addresses;
+            }
+        }
+        self.refresh_endpoints(peer, now);
+        self.dial(peer, now);
+        self.drain(now);
+    }
+
+    /// Addresses or routes of the underlay changed, or an interface went up or down.
     pub fn handle_network_change(&mut self, now: Instant) {
         self.device.handle_network_change(now);
-        self.drain_device(now);
+        // Which link goes by which interface the kernel knows; every neighbour is asked whether it is still there.
+        for id in self.links.iter().map(|(id, _)| id).collect::<Vec<_>>() {
+            self.router.handle_hint(id, Hint::Silent, now);
+        }
+        for peer in self.peers.keys().copied().collect::<Vec<_>>() {
+            self.dial(&peer, now);
+        }
+        self.drain(now);
     }
 
     /// Whether a deadline passed so long ago that time must have gone by without us.
@@ -320,6 +526,9 @@ impl Node {
         self.resumed = Some(now);
         info!("Resumed after a pause, renewing all sessions");
         self.device.handle_resume(now);
+        for id in self.links.iter().map(|(id, _)| id).collect::<Vec<_>>() {
+            self.router.handle_hint(id, Hint::CarrierBack, now);
+        }
         for (peer, entry) in &mut self.peers {
             if entry.has_names() {
                 entry.resolved = Some(now);
@@ -329,34 +538,75 @@ impl Node {
                 });
             }
         }
-        self.drain_device(now);
+        self.drain(now);
     }
 
     /// The next thing to do; call until it returns nothing.
     pub fn poll_output(&mut self) -> Option<Output> {
-        self.outputs.pop_front()
+        if let Some(output) = self.outputs.pop_front() {
+            return Some(output);
+        }
+        // However much has changed, packet threads hear of it once.
+        if !std::mem::take(&mut self.stale) {
+            return None;
+        }
+        Some(Output::Publish(self.snapshot()))
     }
 
-    fn drain_device(&mut self, now: Instant) {
-        while let Some(event) = self.device.poll_event() {
-            match event {
-                Event::Established { peer, rtt } => {
-                    self.on_established(peer, rtt, now);
-                    self.outputs.push_back(Output::Changed);
-                }
-                Event::Closed { peer } => {
-                    debug!(peer = %self.label(&peer), "Session closed");
-                    self.outputs.push_back(Output::Changed);
-                }
-                Event::Roamed { peer, endpoint } => {
-                    debug!(peer = %self.label(&peer), %endpoint.remote, "Peer roamed")
-                }
-                Event::Unanswered { peer } => self.on_unanswered(peer, now),
+    /// Lets device and router tell each other what they have to say.
+    fn drain(&mut self, now: Instant) {
+        loop {
+            if let Some(event) = self.device.poll_event() {
+                self.on_device_event(event, now);
+            } else if let Some(event) = self.router.poll_event() {
+                self.on_router_event(event, now);
+            } else if let Some(transmit) = self.device.poll_transmit() {
+                self.send(transmit.endpoint, transmit.payload, now);
+            } else if let Some(transmit) = self.router.poll_transmit() {
+                self.send_babel(transmit, now);
+            } else {
+                return;
             }
         }
-        while let Some(transmit) = self.device.poll_transmit() {
-            self.outputs.push_back(Output::Transmit(transmit));
+    }
+
+    fn on_device_event(&mut self, event: Event, now: Instant) {
+        match event {
+            Event::Established { peer, rtt } => {
+                self.on_established(peer, rtt, now);
+                self.outputs.push_back(Output::Changed);
+            }
+            Event::Closed { peer } => {
+                debug!(peer = %self.label(&peer), "Session closed");
+                self.close_links_of(&peer, now);
+                self.agenda.set(Task::Path(peer), None);
+                self.note_session(&peer, false, now);
+                self.outputs.push_back(Output::Changed);
+            }
+            Event::Roamed {
+                peer,
+                from,
+                endpoint,
+            } => {
+                debug!(peer = %self.label(&peer), %endpoint, "Peer roamed");
+                if let Endpoint::Underlay(to) = endpoint {
+                    self.move_link(&peer, from, to, now);
+                }
+                self.choose_path(&peer, now);
+            }
+            Event::InUse { peer, waiting } => self.on_use(&peer, waiting, now),
+            Event::Missed { peer } => self.on_missed(&peer, now),
+            Event::Unanswered { peer } => self.on_unanswered(peer, now),
         }
+    }
+
+    fn note_session(&mut self, peer: &PublicKey, session: bool, now: Instant) {
+        let what = Happening::Peer {
+            peer: self.label(peer),
+            address: self.address_of(peer),
+            session,
+        };
+        self.history.push(what, now);
     }
 
     fn on_established(&mut self, peer: PublicKey, rtt: Option<Duration>, now: Instant) {
@@ -372,6 +622,12 @@ impl Node {
                 info!(peer = %entry.name, "Peer reachable");
             }
         }
+        self.note_session(&peer, true, now);
+        self.dial(&peer, now);
+        self.choose_path(&peer, now);
+        self.try_path(&peer, now);
+        self.note_path(&peer, now);
+        self.send_traces(&peer, now);
         self.release(peer, now);
         if rtt.is_none()
             && let Some(address) = self.peers.get(&peer).map(|entry| entry.address)
@@ -421,17 +677,20 @@ impl Node {
         let Some(session) = self.device.session(&peer).filter(|_| !packets.is_empty()) else {
             return;
         };
-        let mtu = usize::from(self.interface.mtu);
+        let mtu = session.mtu();
         let mut batch = session.lock(now);
+        let (mut sealed, mut too_big) = (Vec::new(), Vec::new());
+        let endpoint = batch.endpoint();
         for packet in packets {
+            if packet.len() > mtu {
+                too_big.push(packet);
+                continue;
+            }
             let mut datagram = vec![0; packet.len() + OVERHEAD + PADDING];
-            match (batch.endpoint(), batch.seal(&packet, mtu, &mut datagram)) {
+            match (endpoint, batch.seal(&packet, mtu, &mut datagram)) {
                 (Some(endpoint), Ok(length)) => {
                     datagram.truncate(length);
-                    self.outputs.push_back(Output::Transmit(Transmit {
-                        endpoint,
-                        payload: datagram,
-                    }));
+                    sealed.push((endpoint, datagram));
                 }
                 (None, _) => self.discards.discard(Reason::NoEndpoint, 1),
                 (_, Err(_)) => self.discards.discard(Reason::Unreachable, 1),
@@ -440,6 +699,13 @@ impl Node {
         let signals = batch.finish();
         if signals.any() {
             self.device.handle_signal(&peer, now);
+        }
+        for (endpoint, datagram) in sealed {
+            self.send(endpoint, datagram, now);
+        }
+        for packet in too_big {
+            let mtu = u32::try_from(mtu).unwrap_or(u32::MAX);
+            self.refuse(Reason::TooBig, Unreachable::TooBig(mtu), &packet, now);
         }
     }
 

@@ -2,8 +2,14 @@
 
 use std::net::Ipv6Addr;
 
+use crate::checksum;
+
 /// Length of the fixed IPv6 header, in bytes.
 pub const HEADER: usize = 40;
+/// Next header: UDP.
+pub const UDP: u8 = 17;
+/// Next header: a fragment header.
+pub const FRAGMENT: u8 = 44;
 /// Next header: ICMPv6.
 pub const ICMPV6: u8 = 58;
 /// Hop limit of packets that the node itself originates.
@@ -58,6 +64,16 @@ impl Ipv6Header {
     }
 }
 
+/// Source and destination port of a UDP packet without extension headers; nothing if it is none, or its length is wrong.
+pub fn udp_ports(header: &Ipv6Header, packet: &[u8]) -> Option<(u16, u16)> {
+    if header.next_header != UDP {
+        return None;
+    }
+    let udp: &[u8; 8] = packet.get(HEADER..)?.first_chunk()?;
+    let field = |at: usize| u16::from_be_bytes([udp[at], udp[at + 1]]);
+    (usize::from(field(4)) == header.payload).then(|| (field(0), field(2)))
+}
+
 /// What the extension headers lead to.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct UpperLayer {
@@ -80,7 +96,7 @@ pub fn upper_layer(packet: &[u8]) -> Option<UpperLayer> {
         let length = match protocol {
             0 | 43 | 60 | 135 | 139 | 140 => (usize::from(*header.get(1)?) + 1) * 8,
             51 => (usize::from(*header.get(1)?) + 2) * 4,
-            44 => {
+            FRAGMENT => {
                 let position = u16::from_be_bytes([*header.get(2)?, *header.get(3)?]) >> 3;
                 if position != 0 {
                     return Some(UpperLayer {
@@ -125,6 +141,34 @@ pub fn icmpv6(source: Ipv6Addr, destination: Ipv6Addr, body: &[u8]) -> Vec<u8> {
     packet
 }
 
+/// Sets the hop limit of an IPv6 packet, which no checksum covers.
+pub fn set_hop_limit(packet: &mut [u8], hop_limit: u8) {
+    packet[7] = hop_limit;
+}
+
+/// A UDP packet between equal ports.
+pub fn udp_between(source: Ipv6Addr, destination: Ipv6Addr, port: u16, payload: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(payload.len() + 8).expect("packets of ours are short");
+    let mut datagram = Vec::with_capacity(usize::from(length));
+    datagram.extend_from_slice(&port.to_be_bytes());
+    datagram.extend_from_slice(&port.to_be_bytes());
+    datagram.extend_from_slice(&length.to_be_bytes());
+    datagram.extend_from_slice(&[0, 0]);
+    datagram.extend_from_slice(payload);
+    udp(source, destination, datagram)
+}
+
+/// A UDP packet: `datagram` is its header (ports and length set) and payload; bytes 6 and 7 become the checksum.
+pub fn udp(source: Ipv6Addr, destination: Ipv6Addr, mut datagram: Vec<u8>) -> Vec<u8> {
+    datagram[6..8].fill(0);
+    let sum = match checksum(source, destination, UDP, &datagram) {
+        0 => 0xffff,
+        sum => sum,
+    };
+    datagram[6..8].copy_from_slice(&sum.to_be_bytes());
+    ipv6(source, destination, UDP, &datagram)
+}
+
 /// An IPv6 packet with this payload.
 pub fn ipv6(source: Ipv6Addr, destination: Ipv6Addr, next_header: u8, payload: &[u8]) -> Vec<u8> {
     let length = u16::try_from(payload.len()).expect("packets of ours are short");
@@ -143,26 +187,13 @@ pub fn checksum(source: Ipv6Addr, destination: Ipv6Addr, next_header: u8, payloa
     let length = u32::try_from(payload.len())
         .expect("packets are shorter than 4 GiB")
         .to_be_bytes();
-    let words = |bytes: &[u8]| -> u64 {
-        let mut chunks = bytes.chunks_exact(2);
-        let sum: u64 = chunks
-            .by_ref()
-            .map(|pair| u64::from(u16::from_be_bytes([pair[0], pair[1]])))
-            .sum();
-        sum + chunks
-            .remainder()
-            .first()
-            .map_or(0, |last| u64::from(*last) << 8)
-    };
-    let mut sum = words(&source.octets())
-        + words(&destination.octets())
-        + words(&length)
-        + u64::from(next_header)
-        + words(payload);
-    while sum > 0xffff {
-        sum = (sum & 0xffff) + (sum >> 16);
-    }
-    !u16::try_from(sum).expect("folded to 16 bits")
+    let pseudo = [source.octets(), destination.octets()]
+        .iter()
+        .map(|address| checksum::sum(address, 0))
+        .sum::<u64>()
+        + checksum::sum(&length, 0)
+        + checksum::sum(&[0, next_header], 0);
+    u16::from_be_bytes((!checksum::fold(checksum::sum(payload, pseudo))).to_ne_bytes())
 }
 
 fn address(header: &[u8], at: usize) -> Ipv6Addr {

@@ -104,6 +104,18 @@ impl Record for Peers {
     const VERSION: u32 = 1;
 }
 
+/// `routing.json`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Routing {
+    /// The epoch that the node last began as an origin of routes.
+    pub epoch: u32,
+}
+
+impl Record for Routing {
+    const FILE: &'static str = "routing.json";
+    const VERSION: u32 = 1;
+}
+
 /// A file as it stands on disk.
 #[derive(Serialize, Deserialize)]
 struct Versioned<T> {

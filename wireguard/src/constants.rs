@@ -83,6 +83,19 @@ pub const PATIENT_RETRY: Duration = Duration::from_secs(15);
 /// After how many unanswered initiations names are worth resolving again (three take about as long as [`PATIENT_RETRY`]).
 pub const TRIES_PER_UNANSWERED: u32 = 3;
 
+/// How long an initiation over the overlay waits for its answer, for [`QUICK_TIME`]: where routes have just come, those back may come a
+/// moment later, and nodes of the mesh answer each other as often as [`INITIATION_INTERVAL`] allows.
+pub const QUICK_RETRY: Duration = Duration::from_secs(1);
+
+/// See [`QUICK_RETRY`].
+pub const QUICK_TIME: Duration = Duration::from_secs(15);
+
+/// After so many initiations over the overlay that were not answered, it is said that the way may be to blame: one or two may be lost.
+pub const MISSED_TRIES: u32 = 4;
+
+/// The same of answers that were not taken up: so few that the initiator, who may have changed its way meanwhile, is still asking by it.
+pub const MISSED_ANSWERS: u32 = 3;
+
 /// How many initiations go to the endpoint that worked last before other known endpoints get their turn: one may be lost.
 pub const TRIES_AT_PROVEN: u32 = 2;
 

@@ -1,7 +1,7 @@
 //! The device: all sessions of one static key. Owned by the node's loop alone.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::net::{Ipv6Addr, SocketAddr};
+use std::net::Ipv6Addr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -75,8 +75,23 @@ pub enum Event {
     Roamed {
         /// Who.
         peer: PublicKey,
+        /// Where it was.
+        from: Option<Endpoint>,
         /// Where it is.
         endpoint: Endpoint,
+    },
+    /// Users' packets are sent to the peer: at intervals of [`Device::set_use_interval`] for as long as there are any.
+    InUse {
+        /// To whom.
+        peer: PublicKey,
+        /// For how long they wait for any sign of the peer, if they do.
+        waiting: Option<Duration>,
+    },
+    /// Several handshakes with a peer over the overlay came to nothing: initiations of ours were not answered, or answers to the peer's
+    /// not taken up. Somebody on the way may drop them.
+    Missed {
+        /// With whom.
+        peer: PublicKey,
     },
     /// Initiations to a peer are not answered, or there is no address to send them to: time to resolve its names again. Comes
     /// about every 15 s for as long as that lasts.
@@ -314,10 +329,28 @@ impl Device {
     }
 
     /// Says where a peer may be found. A session that works stays where it is; an attempt that had no address goes on at once.
-    pub fn set_endpoints(&mut self, key: &PublicKey, endpoints: Vec<SocketAddr>, now: Instant) {
+    pub fn set_endpoints(&mut self, key: &PublicKey, endpoints: Vec<Endpoint>, now: Instant) {
         self.touch(key, now, |entry, now, out| {
             entry.set_endpoints(endpoints, now, out)
         });
+    }
+
+    /// Asks for [`Event::InUse`] of this peer, so often; or for none.
+    pub fn set_use_interval(&mut self, key: &PublicKey, interval: Option<Duration>, now: Instant) {
+        self.touch(key, now, |entry, now, out| {
+            entry.set_use_interval(interval, now, out)
+        });
+    }
+
+    /// The peer should have been heard and was not, as somebody found out who watches it more closely: asks for a new session, which
+    /// the peer needs if it has lost this one.
+    pub fn handle_loss(&mut self, key: &PublicKey, now: Instant) {
+        self.touch(key, now, Entry::handle_loss);
+    }
+
+    /// What is sent to the peer takes another way from here on: what was asked before may not have arrived, and is asked again soon.
+    pub fn handle_new_way(&mut self, key: &PublicKey, now: Instant) {
+        self.touch(key, now, Entry::handle_new_way);
     }
 
     /// Our local addresses changed: forgets which were used as sources, shows every peer that we have a session with where we

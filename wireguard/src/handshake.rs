@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use thiserror::Error;
 
-use crate::constants::INITIATION_INTERVAL;
+use crate::constants::{INITIATION_INTERVAL, MISSED_ANSWERS};
 use crate::cookie::Jar;
 use crate::device::Transmit;
 use crate::endpoint::Endpoint;
@@ -60,6 +60,9 @@ pub enum HandshakeError {
     /// Authentication failed: another key, another preshared key, or changed on the way.
     #[error("authentication failed")]
     Forged,
+    /// It came from an address of the overlay that is not the peer's.
+    #[error("from an overlay address that is not the peer's")]
+    Misplaced,
 }
 
 impl HandshakeError {
@@ -77,6 +80,7 @@ impl HandshakeError {
             Self::Unexpected => "handshake_unexpected",
             Self::Replayed => "handshake_replayed",
             Self::Forged => "handshake_forged",
+            Self::Misplaced => "handshake_misplaced",
         }
     }
 }
@@ -89,6 +93,8 @@ struct Initiation {
     /// What the engine calls it.
     engine: u32,
     sent: Instant,
+    /// Where to, as soon as it was sent.
+    to: Option<Endpoint>,
 }
 
 /// What the steps since the device last looked came to. Times are milliseconds since its base.
@@ -100,6 +106,8 @@ pub(crate) struct Notes {
     pub(crate) completed: Option<Duration>,
     /// The engine has sent an initiation of its own accord.
     pub(crate) asked: bool,
+    /// Several answers that went over the overlay were not taken up.
+    pub(crate) missed: bool,
 }
 
 /// What a session knows of its handshakes, besides the keypairs that came of them.
@@ -118,6 +126,8 @@ pub(crate) struct Handshakes {
     /// When we last accepted an initiation, and what it was stamped with.
     heard: Option<u64>,
     stamp: Stamp,
+    /// Answers that went over the overlay, and were not taken up.
+    untaken: u32,
     /// The session was removed.
     is_over: bool,
     notes: Notes,
@@ -135,6 +145,7 @@ impl Handshakes {
             is_waiting: false,
             heard: None,
             stamp: Stamp::default(),
+            untaken: 0,
             is_over: false,
             notes: Notes::default(),
         }
@@ -175,6 +186,20 @@ impl Handshakes {
         self.is_waiting
     }
 
+    /// There is a new keypair that both ends use.
+    pub(crate) fn note_success(&mut self) {
+        self.untaken = 0;
+    }
+
+    /// An answer goes there.
+    fn note_answer(&mut self, to: Endpoint) {
+        self.untaken += u32::from(matches!(to, Endpoint::Overlay(_)));
+        if self.untaken == MISSED_ANSWERS {
+            self.untaken = 0;
+            self.notes.missed = true;
+        }
+    }
+
     pub(crate) fn take_notes(&mut self) -> Notes {
         std::mem::take(&mut self.notes)
     }
@@ -207,6 +232,9 @@ impl Batch<'_> {
         datagram: &[u8],
         out: &mut VecDeque<Transmit>,
     ) -> Result<(), HandshakeError> {
+        if !self.owns(from) {
+            return Err(HandshakeError::Misplaced);
+        }
         match (author, Message::of(datagram)) {
             (Author::Initiator { key, .. }, _) if key != *self.session.key() => {
                 Err(HandshakeError::Stranger(key))
@@ -249,18 +277,19 @@ impl Batch<'_> {
                 // but it does not move one that works: the first message on the new keypair does. What the engine wanted to
                 // send itself is void.
                 if !self.session.is_established() {
-                    self.roam(from);
+                    self.settle(from);
                 }
                 let (state, now) = (&mut *self.state, self.now);
                 let (index, engine) = state.handshakes.address(&mut response, now);
                 state.keypairs.insert(index, engine, Role::Responder, now);
-                self.note_received(initiation.len());
+                self.note_received(initiation.len(), from);
                 self.note_sent(response.len());
                 let handshakes = &mut self.state.handshakes;
                 handshakes.heard = Some(now);
                 handshakes.stamp = stamp;
                 handshakes.is_waiting = false;
                 handshakes.notes.answered = Some(now);
+                handshakes.note_answer(from);
                 self.signals.handshake = true;
                 out.push_back(Transmit {
                     endpoint: from,
@@ -273,6 +302,7 @@ impl Batch<'_> {
                     && let Some(endpoint) = self.endpoint()
                 {
                     self.note_sent(payload.len());
+                    self.note_called(endpoint);
                     self.state.handshakes.notes.asked = true;
                     self.signals.handshake = true;
                     out.push_back(Transmit { endpoint, payload });
@@ -295,6 +325,7 @@ impl Batch<'_> {
             .zip(sent)
             .find_map(|(place, sent)| Some((place, sent.filter(|sent| sent.index == index)?)))
             .ok_or(HandshakeError::Unexpected)?;
+        let was_established = self.session.is_established();
         let (state, now) = (&mut *self.state, self.now);
         let engine = initiation.engine;
         let mut translated = response.to_vec();
@@ -306,8 +337,19 @@ impl Batch<'_> {
             keypair.sent = 1;
         }
         self.fresh();
-        self.roam(from);
-        self.note_received(response.len());
+        // The peer may answer from another address of the underlay than it was called at. But where one end called over the overlay and
+        // the answer comes over the underlay, or the other way round, somebody in between carried it across.
+        let at = match (initiation.to, from) {
+            (Some(called @ Endpoint::Overlay(_)), Endpoint::Underlay(_))
+            | (Some(called @ Endpoint::Underlay(_)), Endpoint::Overlay(_)) => called,
+            (Some(_) | None, _) => from,
+        };
+        if was_established {
+            self.roam(at);
+        } else {
+            self.settle(at);
+        }
+        self.note_received(response.len(), at);
         self.note_sent(keepalive.len());
         let rtt = self.instant.saturating_duration_since(initiation.sent);
         let handshakes = &mut self.state.handshakes;
@@ -316,7 +358,7 @@ impl Batch<'_> {
         handshakes.notes.completed = Some(rtt);
         self.signals.handshake = true;
         out.push_back(Transmit {
-            endpoint: from,
+            endpoint: at,
             payload: keepalive,
         });
         Ok(())
@@ -362,6 +404,13 @@ impl Batch<'_> {
         }
     }
 
+    /// The last initiation was sent to `endpoint`.
+    pub(crate) fn note_called(&mut self, endpoint: Endpoint) {
+        if let Some(last) = &mut self.state.handshakes.initiations[0] {
+            last.to = Some(endpoint);
+        }
+    }
+
     fn note_initiation(&mut self, initiation: &mut [u8]) {
         let handshakes = &mut self.state.handshakes;
         let (index, engine) = handshakes.address(initiation, self.now);
@@ -369,6 +418,7 @@ impl Batch<'_> {
             index,
             engine,
             sent: self.instant,
+            to: None,
         };
         handshakes.initiations = [Some(made), handshakes.initiations[0]];
         handshakes.is_waiting = true;

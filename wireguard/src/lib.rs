@@ -22,8 +22,8 @@
 //! 3. Data: the receiver index, decrypted, names the session ([`Indices::session`]). [`Session::lock`] once for a run of datagrams.
 //! 4. [`Batch::open`] refuses counters beyond the limit and keypairs that are unknown or too old, then asks the engine, which
 //!    checks the replay window before and after it opens the message.
-//! 5. An authentic message moves the endpoint, may confirm a keypair that we answered for, and is noted; the packet's source is
-//!    compared with what the peer may send from ([`Verdict`]).
+//! 5. An authentic message moves the endpoint (a packet of a node itself, from its link-local address, does not), may confirm a keypair
+//!    that we answered for, and is noted; the packet's source is compared with what the peer may send from ([`Verdict`]).
 //! 6. [`Reader::read`] checks the MAC again, refuses ephemeral keys of low order, and reads the initiator's key from the message
 //!    *before* anything is allocated ([`HandshakeError::Stranger`]). [`Session::admit`] applies the limit of 20 ms per peer before the
 //!    second key agreement, which shows that the initiator has the key. Under the session's lock [`Batch::handle_handshake`] refuses
@@ -70,12 +70,15 @@ mod tunnel;
 
 pub use allowed_ips::AllowedIps;
 pub use device::{AddPeerError, Device, Event, Transmit};
-pub use endpoint::Endpoint;
+pub use endpoint::{Endpoint, Underlay};
 pub use gate::{Gate, Load, Passage};
 pub use handshake::HandshakeError;
 pub use index::Indices;
 pub use key::{KeyError, PresharedKey, PrivateKey, PublicKey};
+pub use loss::Tally;
 pub use message::{Mac1, Message};
 pub use peer::{Peer, Upkeep};
 pub use reader::{Author, Reader, Stamp};
-pub use session::{Batch, Counters, Kind, OpenError, Opened, SealError, Session, Signals, Verdict};
+pub use session::{
+    Batch, Carriage, Counters, Kind, OpenError, Opened, SealError, Session, Signals, Verdict,
+};

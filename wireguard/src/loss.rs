@@ -15,6 +15,16 @@ pub(crate) struct Loss {
     expected: u64,
     received: u64,
     share: Option<f64>,
+    total: Tally,
+}
+
+/// Messages of the peer since the session began.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// How many should have come, as the counters of those that came show.
+    pub expected: u64,
+    /// How many came.
+    pub received: u64,
 }
 
 impl Loss {
@@ -26,14 +36,17 @@ impl Loss {
                 keypair,
                 next: counter,
                 share: self.share,
+                total: self.total,
                 ..Self::default()
             };
         }
         if counter >= self.next {
             self.expected += counter - self.next + 1;
+            self.total.expected += counter - self.next + 1;
             self.next = counter + 1;
         }
         self.received += 1;
+        self.total.received += 1;
         if self.expected < SAMPLE {
             return None;
         }
@@ -46,6 +59,11 @@ impl Loss {
         self.expected = 0;
         self.received = 0;
         self.share
+    }
+
+    /// All messages so far.
+    pub(crate) const fn total(&self) -> Tally {
+        self.total
     }
 }
 

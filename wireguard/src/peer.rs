@@ -9,16 +9,16 @@
 //! begins with what they came to.
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ipnetwork::Ipv6Network;
 
 use crate::constants::{
-    JITTER, KEEPALIVE_TIMEOUT, KEY_LIFETIME, KEY_LIFETIME_SLACK, OVERHEAD, PATIENT_RETRY,
-    REJECT_AFTER_TIME, REKEY_AFTER_TIME, REKEY_ATTEMPT_TIME, REKEY_TIMEOUT, RENEW_AS_RESPONDER,
-    SETTLE_TIME, SILENCE_TIMEOUT, TRIES_AT_PROVEN, TRIES_PER_UNANSWERED,
+    JITTER, KEEPALIVE_TIMEOUT, KEY_LIFETIME, KEY_LIFETIME_SLACK, MISSED_TRIES, OVERHEAD,
+    PATIENT_RETRY, QUICK_RETRY, QUICK_TIME, REJECT_AFTER_TIME, REKEY_AFTER_TIME,
+    REKEY_ATTEMPT_TIME, REKEY_TIMEOUT, RENEW_AS_RESPONDER, SETTLE_TIME, SILENCE_TIMEOUT,
+    TRIES_AT_PROVEN, TRIES_PER_UNANSWERED,
 };
 use crate::device::{Event, Transmit};
 use crate::endpoint::Endpoint;
@@ -50,7 +50,7 @@ pub struct Peer {
     /// The prefixes it owns: sources it may send from, destinations that lead to it.
     pub allowed: Vec<Ipv6Network>,
     /// Where it may be found; tried in turn until it is heard from.
-    pub endpoints: Vec<SocketAddr>,
+    pub endpoints: Vec<Endpoint>,
     /// Send something at least this often, for the sake of NAT on the way.
     pub persistent_keepalive: Option<Duration>,
     /// Whether its session is kept when idle.
@@ -88,6 +88,12 @@ struct Attempt {
     phase: Phase,
     started: u64,
     tries: u32,
+    /// Initiations sent, whichever way.
+    asked: u32,
+    /// Initiations over the overlay by the same way that were not answered.
+    missed: u32,
+    /// Until when initiations of a session that goes over the overlay follow each other quickly.
+    quick: u64,
     /// When the next initiation is due.
     next: u64,
 }
@@ -98,9 +104,13 @@ pub(crate) struct Entry {
     pub(crate) session: Arc<Session>,
     pub(crate) preshared: Option<PresharedKey>,
     pub(crate) allowed: Vec<Ipv6Network>,
-    endpoints: Vec<SocketAddr>,
+    endpoints: Vec<Endpoint>,
     persistent_keepalive: Option<u64>,
     upkeep: Upkeep,
+    /// How often to tell of users' packets while they are sent, in milliseconds.
+    tells_use: Option<u64>,
+    /// When to tell of them next.
+    use_due: Option<u64>,
     /// Whose turn it is among the endpoints.
     turn: usize,
     attempt: Option<Attempt>,
@@ -126,6 +136,8 @@ impl Entry {
             endpoints: Vec::new(),
             persistent_keepalive: None,
             upkeep: peer.upkeep,
+            tells_use: None,
+            use_due: None,
             turn: 0,
             attempt: None,
             shaken: None,
@@ -159,18 +171,32 @@ impl Entry {
         self.shaken = None;
     }
 
-    pub(crate) fn set_endpoints(
-        &mut self,
-        endpoints: Vec<SocketAddr>,
-        now: Now,
-        out: &mut Outputs,
-    ) {
+    pub(crate) fn set_endpoints(&mut self, endpoints: Vec<Endpoint>, now: Now, out: &mut Outputs) {
+        let is_relay = |endpoint: &&Endpoint| matches!(endpoint, Endpoint::Overlay(_));
+        let has_relay = endpoints.iter().any(|endpoint| is_relay(&endpoint));
+        let is_new = has_relay && !self.endpoints.iter().any(|endpoint| is_relay(&endpoint));
         self.endpoints = endpoints;
         self.turn = 0;
+        let soonest = self.shaken.map_or(0, |sent| sent + millis(QUICK_RETRY));
+        if let Some(attempt) = &mut self.attempt {
+            if attempt.phase == Phase::Homeless {
+                attempt.next = now.millis;
+            } else if is_new && attempt.phase == Phase::Asking {
+                // There is a way now, and where we asked before, nobody has answered.
+                attempt.next = attempt.next.min(soonest.max(now.millis));
+            }
+        }
+        self.visit(now, out);
+    }
+
+    pub(crate) fn handle_new_way(&mut self, now: Now, out: &mut Outputs) {
+        let soonest = self.shaken.map_or(0, |sent| sent + millis(QUICK_RETRY));
         if let Some(attempt) = &mut self.attempt
-            && attempt.phase == Phase::Homeless
+            && attempt.phase == Phase::Asking
         {
-            attempt.next = now.millis;
+            attempt.missed = 0;
+            attempt.quick = now.millis + millis(QUICK_TIME);
+            attempt.next = attempt.next.min(soonest.max(now.millis));
         }
         self.visit(now, out);
     }
@@ -211,9 +237,64 @@ impl Entry {
             self.send_keepalive(batch, now, out);
         }
         batch.state.watched = batch.state.unanswered.is_some() || batch.state.owed.is_some();
+        self.tell_use(batch, now, out);
         self.heed(batch, now, out);
         self.report(None, out);
         self.deadline = self.next_deadline(&batch.state, now);
+    }
+
+    /// Tells of users' packets at intervals for as long as there are any, and lets the session tell when there are again.
+    fn tell_use(&mut self, batch: &mut Batch<'_>, now: Now, out: &mut Outputs) {
+        let Some(interval) = self.tells_use else {
+            return;
+        };
+        let state = &mut *batch.state;
+        let is_used = state.used.is_some_and(|used| {
+            let memory = if state.waiting.is_some() {
+                interval.max(millis(SILENCE_TIMEOUT))
+            } else {
+                interval
+            };
+            used + memory >= now.millis
+        });
+        match self.use_due {
+            None if is_used => self.use_due = Some(now.millis + interval),
+            None => state.tells_use = true,
+            Some(due) if due <= now.millis => {
+                out.events.push_back(Event::InUse {
+                    peer: *self.session.key(),
+                    waiting: state
+                        .waiting
+                        .map(|since| Duration::from_millis(now.millis.saturating_sub(since))),
+                });
+                // What waits by now is told of as soon as it has waited for an interval, and not up to two.
+                let since = state.waiting.filter(|since| since + interval > now.millis);
+                self.use_due = is_used.then_some(since.unwrap_or(now.millis) + interval);
+                state.tells_use = !is_used;
+            }
+            Some(_) => {}
+        }
+    }
+
+    pub(crate) fn set_use_interval(
+        &mut self,
+        interval: Option<Duration>,
+        now: Now,
+        out: &mut Outputs,
+    ) {
+        self.tells_use = interval.map(|interval| millis(interval).max(1));
+        self.use_due = None;
+        self.session.lock(now.instant).state.tells_use = interval.is_some();
+        self.visit(now, out);
+    }
+
+    /// Nothing was heard of the peer that should have been: asks for a new session, as after a long silence.
+    pub(crate) fn handle_loss(&mut self, now: Now, out: &mut Outputs) {
+        let session = Arc::clone(&self.session);
+        let mut batch = session.lock(now.instant);
+        self.heed(&mut batch, now, out);
+        self.begin(&mut batch, now, out);
+        self.visit_locked(&mut batch, now, out);
     }
 
     /// A packet waits for a session.
@@ -257,12 +338,7 @@ impl Entry {
             let due = now.millis + wait;
             batch.state.unanswered = None;
             batch.state.renewal = false;
-            self.attempt = Some(Attempt {
-                phase: Phase::Asking,
-                started: due,
-                tries: 0,
-                next: due,
-            });
+            self.attempt = Some(Attempt::due(due));
         }
         self.visit_locked(&mut batch, now, out);
         is_wanted
@@ -298,7 +374,11 @@ impl Entry {
         if notes.asked {
             let attempt = Attempt::due(now.millis);
             self.attempt.get_or_insert(attempt);
-            self.note_try(now, out);
+            self.note_try(batch.endpoint(), None, now, out);
+        }
+        if notes.missed {
+            let peer = *self.session.key();
+            out.events.push_back(Event::Missed { peer });
         }
         if notes.completed.is_some() {
             self.conclude(batch, now);
@@ -312,6 +392,7 @@ impl Entry {
         {
             out.events.push_back(Event::Roamed {
                 peer: *self.session.key(),
+                from: batch.state.left.take(),
                 endpoint,
             });
         }
@@ -420,6 +501,9 @@ impl Entry {
         if attempt.tries > 0 && (patient || attempt.tries.is_multiple_of(TRIES_PER_UNANSWERED)) {
             out.events.push_back(Event::Unanswered { peer });
         }
+        if attempt.missed > 0 && attempt.missed.is_multiple_of(MISSED_TRIES) {
+            out.events.push_back(Event::Missed { peer });
+        }
         if patient && self.upkeep == Upkeep::OnDemand {
             self.attempt = None;
             batch.state.renewal = false;
@@ -430,7 +514,7 @@ impl Entry {
         if attempt.tries > 0 {
             batch.forget_source();
         }
-        let Some(endpoint) = self.candidate(batch.endpoint(), attempt.tries) else {
+        let Some(endpoint) = self.candidate(batch.endpoint(), &attempt) else {
             out.events.push_back(Event::Unanswered { peer });
             let next = now.millis + millis(PATIENT_RETRY) + out.rng.jitter(JITTER);
             self.attempt = Some(Attempt {
@@ -452,34 +536,62 @@ impl Entry {
         now: Now,
         out: &mut Outputs,
     ) {
+        let way = batch.endpoint();
         batch.note_sent(initiation.len());
+        batch.note_called(endpoint);
         out.transmits.push_back(Transmit {
             endpoint,
             payload: initiation,
         });
-        self.note_try(now, out);
+        self.note_try(way, Some(endpoint), now, out);
     }
 
-    /// An initiation was sent: when the next one is due.
-    fn note_try(&mut self, now: Now, out: &mut Outputs) {
+    /// An initiation was sent, to there if that is known, while the session went that way: when the next one is due.
+    fn note_try(
+        &mut self,
+        way: Option<Endpoint>,
+        to: Option<Endpoint>,
+        now: Now,
+        out: &mut Outputs,
+    ) {
         self.shaken = Some(now.millis);
         self.jitter = out.rng.jitter(JITTER);
         if let Some(attempt) = &mut self.attempt {
+            let is_relayed = |endpoint| matches!(endpoint, Some(Endpoint::Overlay(_)));
+            let is_quick = (is_relayed(way) || is_relayed(to)) && now.millis < attempt.quick;
             let pause = if attempt.is_patient(now.millis) {
                 PATIENT_RETRY
+            } else if is_quick {
+                QUICK_RETRY
             } else {
                 REKEY_TIMEOUT
             };
             attempt.phase = Phase::Asking;
-            attempt.tries = attempt.tries.saturating_add(1);
+            attempt.asked = attempt.asked.saturating_add(1);
+            attempt.missed += u32::from(is_relayed(to));
+            if !is_quick {
+                attempt.tries = attempt.tries.saturating_add(1);
+            }
             attempt.next = now.millis + millis(pause) + self.jitter;
         }
     }
 
-    /// Where the next initiation goes: to the endpoint that worked last, then in turn to every one that is known.
-    fn candidate(&mut self, proven: Option<Endpoint>, tries: u32) -> Option<Endpoint> {
+    /// Where the next initiation goes: to the endpoint that worked last, then in turn to every one that is known. Whoever is to be
+    /// reached through others is asked where it may be itself as well, every second time, since those others may drop what they should
+    /// carry.
+    fn candidate(&mut self, proven: Option<Endpoint>, attempt: &Attempt) -> Option<Endpoint> {
+        let is_relayed = matches!(proven, Some(Endpoint::Overlay(_)));
+        if is_relayed && attempt.asked % 2 == 1 {
+            let straight = |at: &usize| matches!(self.endpoints[*at], Endpoint::Underlay(_));
+            let count = self.endpoints.len();
+            let turns = (self.turn..self.turn + count).map(|turn| turn % count.max(1));
+            if let Some(turn) = turns.into_iter().find(straight) {
+                self.turn = turn + 1;
+                return Some(self.endpoints[turn]);
+            }
+        }
         if let Some(endpoint) = proven
-            && (tries < TRIES_AT_PROVEN || self.endpoints.is_empty())
+            && (attempt.tries < TRIES_AT_PROVEN || self.endpoints.is_empty())
         {
             return Some(endpoint);
         }
@@ -488,7 +600,7 @@ impl Entry {
             .checked_rem(self.endpoints.len() + usize::from(proven.is_some()))?;
         self.turn = turn + 1;
         match self.endpoints.get(turn) {
-            Some(remote) => Some(Endpoint::unproven(*remote)),
+            Some(endpoint) => Some(*endpoint),
             None => proven,
         }
     }
@@ -549,6 +661,7 @@ impl Entry {
                 "session in use",
             ),
             (self.silence_deadline(state), "peer is silent"),
+            (self.use_due, "session is used"),
             (
                 state.owed.map(|since| since + millis(KEEPALIVE_TIMEOUT)),
                 "keepalive owed",
@@ -580,6 +693,9 @@ impl Attempt {
             phase: Phase::Asking,
             started: start,
             tries: 0,
+            asked: 0,
+            missed: 0,
+            quick: start + millis(QUICK_TIME),
             next: start,
         }
     }

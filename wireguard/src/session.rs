@@ -7,7 +7,7 @@
 
 use std::net::Ipv6Addr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use ipnetwork::Ipv6Network;
@@ -18,12 +18,12 @@ use crate::constants::{
     OVERHEAD, PADDING, REJECT_AFTER_MESSAGES, REKEY_AFTER_MESSAGES, REKEY_AFTER_TIME,
     REKEY_ON_RECEIVE,
 };
-use crate::endpoint::Endpoint;
+use crate::endpoint::{Endpoint, Underlay};
 use crate::handshake::{HandshakeError, Handshakes, Notes};
 use crate::index::Indices;
 use crate::key::PublicKey;
 use crate::keypair::{Keypairs, Role, Use};
-use crate::loss::Loss;
+use crate::loss::{Loss, Tally};
 use crate::message::{Message, set_index};
 use crate::tunnel::Tunnel;
 
@@ -34,6 +34,15 @@ pub enum Kind {
     Mesh,
     /// A stock WireGuard device, a leaf behind us.
     Stock,
+}
+
+/// How a datagram of the session crosses a way that is too narrow for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Carriage {
+    /// It does not have to.
+    Whole,
+    /// In fragments.
+    Cut,
 }
 
 /// Why a packet was not sealed.
@@ -208,6 +217,8 @@ pub struct Session {
     base: Instant,
     kind: AtomicU8,
     established: AtomicBool,
+    mtu: AtomicU32,
+    cut: AtomicBool,
     totals: Totals,
     state: Mutex<State>,
 }
@@ -220,9 +231,19 @@ pub(crate) struct State {
     pub(crate) handshakes: Handshakes,
     /// Where the peer was last heard, or where somebody who knows said it is.
     pub(crate) endpoint: Option<Endpoint>,
+    /// Where it was before it was last heard elsewhere, until the device has looked.
+    pub(crate) left: Option<Endpoint>,
+    /// Further ways over the underlay that are known to lead to the peer: being heard there does not move it.
+    paths: Vec<Underlay>,
     pub(crate) allowed: Vec<Ipv6Network>,
     /// Since when data that was sent waits for any sign of the peer.
     pub(crate) unanswered: Option<u64>,
+    /// Since when a user's packet that was sent waits for a sign of the peer the way that packets take.
+    pub(crate) waiting: Option<u64>,
+    /// When the last user's packet was sent.
+    pub(crate) used: Option<u64>,
+    /// The device wants to hear when users' packets are sent, and does not yet look for itself.
+    pub(crate) tells_use: bool,
     /// Since when data that was received waits for anything to be sent.
     pub(crate) owed: Option<u64>,
     pub(crate) data_received: Option<u64>,
@@ -255,14 +276,21 @@ impl Session {
             base,
             kind: AtomicU8::new(kind as u8),
             established: AtomicBool::new(false),
+            mtu: AtomicU32::new(u32::MAX),
+            cut: AtomicBool::new(false),
             totals: Totals::default(),
             state: Mutex::new(State {
                 tunnel,
                 keypairs: Keypairs::default(),
                 handshakes,
                 endpoint: None,
+                left: None,
+                paths: Vec::new(),
                 allowed,
                 unanswered: None,
+                waiting: None,
+                used: None,
+                tells_use: false,
                 owed: None,
                 data_received: None,
                 received: None,
@@ -309,6 +337,36 @@ impl Session {
     /// as the device is with its deadlines; [`Batch::seal`] has the last word.
     pub fn is_established(&self) -> bool {
         self.established.load(Relaxed)
+    }
+
+    /// The longest packet that should be sealed, in bytes; without limit until somebody has said.
+    pub fn mtu(&self) -> usize {
+        self.mtu.load(Relaxed) as usize
+    }
+
+    /// Says how long packets may be.
+    pub fn set_mtu(&self, mtu: usize) {
+        self.mtu
+            .store(u32::try_from(mtu).unwrap_or(u32::MAX), Relaxed);
+    }
+
+    /// How datagrams cross a way too narrow for them.
+    pub fn carriage(&self) -> Carriage {
+        if self.cut.load(Relaxed) {
+            Carriage::Cut
+        } else {
+            Carriage::Whole
+        }
+    }
+
+    /// Says how datagrams cross a way too narrow for them.
+    pub fn set_carriage(&self, carriage: Carriage) {
+        self.cut.store(carriage == Carriage::Cut, Relaxed);
+    }
+
+    /// Messages of the peer so far; takes the lock for a moment.
+    pub fn tally(&self) -> Tally {
+        self.state.lock().loss.total()
     }
 
     /// Where the peer is; takes the lock for a moment.
@@ -398,20 +456,49 @@ impl Batch<'_> {
         self.state.endpoint = Some(endpoint);
     }
 
+    /// Says which further ways over the underlay lead to the peer: an authentic packet that comes one of them does not move the session.
+    pub fn set_paths(&mut self, paths: Vec<Underlay>) {
+        self.state.paths = paths;
+    }
+
     /// Stops asking for the source address that was last used, because the kernel says it is not ours any more.
     pub fn forget_source(&mut self) {
-        if let Some(endpoint) = &mut self.state.endpoint {
-            endpoint.local = None;
+        if let Some(Endpoint::Underlay(underlay)) = &mut self.state.endpoint {
+            underlay.local = None;
         }
     }
 
-    /// Seals `packet` (empty: a keepalive) into a whole datagram in `out` and returns its length. The packet is padded to a
+    /// Seals a user's `packet` (empty: a keepalive) into a whole datagram in `out` and returns its length. The packet is padded to a
     /// multiple of 16 bytes, but never beyond `mtu`, so that the datagram is never longer than `mtu + 32` unless the packet
     /// is longer than `mtu` itself.
     ///
     /// # Errors
     /// See [`SealError`]; nothing was used up then.
     pub fn seal(&mut self, packet: &[u8], mtu: usize, out: &mut [u8]) -> Result<usize, SealError> {
+        let length = self.seal_own(packet, mtu, out)?;
+        if !packet.is_empty() {
+            self.state.used = Some(self.now);
+            if self.state.waiting.is_none() {
+                self.state.waiting = Some(self.now);
+            }
+            if self.state.tells_use {
+                self.state.tells_use = false;
+                self.signals.woke = true;
+            }
+        }
+        Ok(length)
+    }
+
+    /// The same for a packet of the node itself, such as its routing: no user waits for an answer.
+    ///
+    /// # Errors
+    /// See [`SealError`]; nothing was used up then.
+    pub fn seal_own(
+        &mut self,
+        packet: &[u8],
+        mtu: usize,
+        out: &mut [u8],
+    ) -> Result<usize, SealError> {
         let state = &mut *self.state;
         let Some(keypair) = state
             .keypairs
@@ -467,8 +554,8 @@ impl Batch<'_> {
     }
 
     /// Opens a data message that came from `from` into `out`, which needs room for the datagram less 16 bytes. An authentic one
-    /// moves the session's endpoint to `from`. The datagram is the same afterwards; while the engine reads it, its receiver index is
-    /// the engine's own.
+    /// moves the session's endpoint to `from`, unless it is a packet of a node itself (from its link-local address). The datagram is the same
+    /// afterwards; while the engine reads it, its receiver index is the engine's own.
     ///
     /// # Errors
     /// See [`OpenError`]. Apart from [`OpenError::Malformed`], nothing has changed then.
@@ -507,8 +594,11 @@ impl Batch<'_> {
             self.fresh();
             self.signals.confirmed = true;
         }
-        self.roam(from);
-        self.note_received(datagram.len());
+        let is_own = matches!(opened, Ok(length) if self.is_own(&out[..length]));
+        if !is_own || self.state.endpoint.is_none() {
+            self.roam(from);
+        }
+        self.note_received(datagram.len(), from);
         if let Some(share) = self.state.loss.note(receiver, counter) {
             let millionths = (share * 1e6) as u64 + 1;
             self.session.totals.loss.store(millionths, Relaxed);
@@ -569,6 +659,7 @@ impl Batch<'_> {
         totals.handshake.store(self.now + 1, Relaxed);
         add(&totals.handshakes, 1);
         self.state.renewal = false;
+        self.state.handshakes.note_success();
     }
 
     /// There is nothing to send with any more; the device is told once.
@@ -579,12 +670,51 @@ impl Batch<'_> {
         }
     }
 
-    /// The peer was heard at `from`.
+    /// Whether this is a packet of the peer itself, such as its routing, and not of its users: it says which way it is about, and may try
+    /// one that the peer is not to be reached by.
+    fn is_own(&self, packet: &[u8]) -> bool {
+        let is_link_local = source(packet).is_some_and(|source| source.is_unicast_link_local());
+        is_link_local && self.session.kind() == Kind::Mesh
+    }
+
+    /// The peer was heard at `from`, which moves it unless one of these is so: `from` is another way that is known to lead to it; or
+    /// the one is an address of the underlay and the other is not. Whoever stands between the two can carry a packet from the one
+    /// to the other, so it proves nothing.
     pub(crate) fn roam(&mut self, from: Endpoint) {
-        if self.state.endpoint != Some(from) {
-            let remote = self.state.endpoint.map(|endpoint| endpoint.remote);
-            self.signals.roamed |= remote != Some(from.remote);
-            self.state.endpoint = Some(from);
+        let stays = match (self.state.endpoint, from) {
+            (Some(Endpoint::Underlay(_)), Endpoint::Underlay(from)) => {
+                self.state.paths.iter().any(|path| path.is_same_way(&from))
+            }
+            (Some(Endpoint::Overlay(_)), Endpoint::Underlay(_))
+            | (Some(Endpoint::Underlay(_)), Endpoint::Overlay(_)) => true,
+            (Some(Endpoint::Overlay(_)), Endpoint::Overlay(_)) | (None, _) => false,
+        };
+        if !stays {
+            self.settle(from);
+        }
+    }
+
+    /// The peer is at `from`, whatever was known before. An address of the overlay has to be its own.
+    pub(crate) fn settle(&mut self, from: Endpoint) {
+        if self.state.endpoint == Some(from) || !self.owns(from) {
+            return;
+        }
+        if self.state.endpoint.map(|endpoint| endpoint.remote()) != Some(from.remote()) {
+            self.signals.roamed = true;
+            self.state.left = self.state.left.or(self.state.endpoint);
+        }
+        self.state.endpoint = Some(from);
+    }
+
+    /// Whether the peer can be at `from`: anywhere on the underlay, and on the overlay where it owns the address.
+    pub(crate) fn owns(&self, from: Endpoint) -> bool {
+        match from {
+            Endpoint::Underlay(_) => true,
+            Endpoint::Overlay(address) => self
+                .state
+                .allowed
+                .iter()
+                .any(|prefix| prefix.contains(address)),
         }
     }
 
@@ -596,14 +726,26 @@ impl Batch<'_> {
         self.state.owed = None;
     }
 
-    /// Something authentic of `length` bytes was received.
-    pub(crate) fn note_received(&mut self, length: usize) {
+    /// Something authentic of `length` bytes was received from there. A sign of the peer that comes another way than packets take says
+    /// nothing about the way that they take.
+    pub(crate) fn note_received(&mut self, length: usize, from: Endpoint) {
         let totals = &self.session.totals;
         add(&totals.rx_bytes, length as u64);
         add(&totals.rx_packets, 1);
         totals.received.store(self.now + 1, Relaxed);
         self.state.received = Some(self.now);
         self.state.unanswered = None;
+        let is_the_way = match (self.state.endpoint, from) {
+            (Some(Endpoint::Underlay(way)), Endpoint::Underlay(from)) => {
+                self.state.paths.is_empty() || way.is_same_way(&from)
+            }
+            (Some(Endpoint::Overlay(_)), Endpoint::Overlay(_)) | (None, _) => true,
+            (Some(Endpoint::Underlay(_)), Endpoint::Overlay(_))
+            | (Some(Endpoint::Overlay(_)), Endpoint::Underlay(_)) => false,
+        };
+        if is_the_way {
+            self.state.waiting = None;
+        }
     }
 
     fn want_renewal(&mut self) {

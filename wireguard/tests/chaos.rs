@@ -93,7 +93,10 @@ fn survives_a_bad_link(engine: Engine, threads: Threads, seed: u64) {
                     std::mem::replace(&mut up, false),
                     "seed {seed}: closed twice"
                 ),
-                Event::Roamed { .. } | Event::Unanswered { .. } => {}
+                Event::Roamed { .. }
+                | Event::InUse { .. }
+                | Event::Missed { .. }
+                | Event::Unanswered { .. } => {}
             }
         }
         assert!(up);

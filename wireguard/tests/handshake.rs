@@ -551,7 +551,7 @@ both_engines! {
         lab.nodes[0].at = moved;
         lab.nodes[0].device.handle_network_change(lab.now);
         lab.drain(0);
-        assert_eq!(lab.session(0, 1).lock(lab.now).endpoint().unwrap().local, None);
+        assert_eq!(lab.session(0, 1).lock(lab.now).endpoint().unwrap().underlay().unwrap().local, None);
         lab.run(secs(1));
         assert_eq!(lab.endpoint(1, 0), Some(moved));
     }
@@ -578,7 +578,7 @@ both_engines! {
         assert_eq!(unanswered(&lab.nodes[0].events), 1, "there is nobody to ask");
         lab.run(secs(3));
         assert!(lab.sent.is_empty());
-        lab.nodes[0].device.set_endpoints(&public(1), vec![underlay(1)], lab.now);
+        lab.nodes[0].device.set_endpoints(&public(1), vec![at(underlay(1))], lab.now);
         lab.drain(0);
         lab.run(Duration::from_millis(100));
         assert!(lab.session(0, 1).is_established());
@@ -589,7 +589,7 @@ both_engines! {
         for node in 1..=1000 {
             let mut other = peer(node);
             other.upkeep = Upkeep::Always;
-            other.endpoints = vec![underlay(250)];
+            other.endpoints = vec![at(underlay(250))];
             lab.add(0, other);
         }
         assert_eq!(lab.times(0, 1).len(), 1000);

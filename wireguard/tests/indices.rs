@@ -103,7 +103,7 @@ both_engines! {
         let mut lab = Lab::new(engine, 1);
         for node in 1..=256 {
             let mut other = peer(node);
-            other.endpoints = vec![underlay(250)];
+            other.endpoints = vec![at(underlay(250))];
             lab.add(0, other);
             lab.initiate(0, node);
         }

@@ -11,7 +11,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use common::*;
-use wireguard::{Event, HandshakeError, Mac1};
+use wireguard::{Endpoint, Event, HandshakeError, Mac1, Underlay};
 
 fn elsewhere() -> SocketAddr {
     "[2001:db8::7]:4321".parse().unwrap()
@@ -23,7 +23,7 @@ both_engines! {
         let flight = lab.seal(0, 1, &packet(overlay(0), 80)).unwrap();
         lab.deliver(1, elsewhere(), &flight.payload);
         assert_eq!(lab.endpoint(1, 0), Some(elsewhere()));
-        assert!(matches!(lab.nodes[1].events.last(), Some(Event::Roamed { endpoint, .. }) if endpoint.remote == elsewhere()));
+        assert!(matches!(lab.nodes[1].events.last(), Some(Event::Roamed { endpoint, .. }) if endpoint.remote() == Some(elsewhere())));
         let answer = lab.seal(1, 0, &packet(overlay(1), 80)).unwrap();
         assert_eq!(answer.to, elsewhere());
     }
@@ -40,8 +40,11 @@ both_engines! {
         let events = lab.nodes[1].events.len();
         let mut flight = lab.seal(0, 1, &packet(overlay(0), 80)).unwrap();
         let session = lab.session(1, 0);
-        let mut from = at(underlay(0));
-        from.local = Some("192.0.2.99".parse().unwrap());
+        let from = Endpoint::Underlay(Underlay {
+            remote: underlay(0),
+            local: Some("192.0.2.99".parse().unwrap()),
+            socket: 0,
+        });
         let mut out = [0; 2048];
         let mut batch = session.lock(lab.now);
         assert!(batch.open(from, &mut flight.payload, &mut out).is_ok());
@@ -157,7 +160,7 @@ both_engines! {
     fn initiations_try_the_configured_endpoints_in_turn(engine: Engine) {
         let mut lab = Lab::new(engine, 2);
         let mut other = peer(1);
-        other.endpoints = vec![underlay(8), underlay(9), underlay(1)];
+        other.endpoints = [8, 9, 1].map(underlay).map(at).to_vec();
         lab.add(0, other);
         lab.add(1, peer(0));
         lab.initiate(0, 1);
@@ -172,7 +175,7 @@ both_engines! {
     fn a_peer_that_moved_away_is_found_at_its_configured_endpoint(engine: Engine) {
         let mut lab = Lab::connected(engine);
         lab.nodes[1].at = underlay(5);
-        lab.nodes[0].device.set_endpoints(&public(1), vec![underlay(5)], lab.now);
+        lab.nodes[0].device.set_endpoints(&public(1), vec![at(underlay(5))], lab.now);
         assert_eq!(lab.endpoint(0, 1), Some(underlay(1)), "what works is not changed");
         lab.send(0, 1).unwrap();
         lab.run(secs(27));

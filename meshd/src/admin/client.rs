@@ -15,9 +15,9 @@ use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
 use super::{
-    AddDevice, DeviceAdded, DeviceRemoved, Devices, Document, ErrorBody, Log, LogLines, MAX_BODY,
-    Peers, PingAnswer, PingRequest, Reload, Schema, Status, VERSION, VERSION_HEADER, Wait,
-    WaitRequest,
+    AddDevice, DeviceAdded, DeviceRemoved, Devices, Document, ErrorBody, Events, EventsRequest,
+    Links, Log, LogLines, MAX_BODY, Peers, PingAnswer, PingRequest, Reload, Routes, Schema, Status,
+    Trace, TraceRequest, VERSION, VERSION_HEADER, Wait, WaitRequest,
 };
 
 /// How long the daemon may take for what takes no time.
@@ -103,6 +103,28 @@ impl Client {
     /// `GET /v1/peers`
     pub fn peers(&self) -> Result<Peers, ClientError> {
         self.get("/v1/peers")
+    }
+
+    /// `GET /v1/links`
+    pub fn links(&self) -> Result<Links, ClientError> {
+        self.get("/v1/links")
+    }
+
+    /// `GET /v1/routes`
+    pub fn routes(&self) -> Result<Routes, ClientError> {
+        self.get("/v1/routes")
+    }
+
+    /// `POST /v1/trace`
+    pub fn trace(&self, request: &TraceRequest) -> Result<Trace, ClientError> {
+        let patience = TIMEOUT + Duration::from_millis(request.timeout_ms.into());
+        self.call(Method::POST, "/v1/trace", body(request)?, patience)
+    }
+
+    /// `POST /v1/events`
+    pub fn events(&self, request: &EventsRequest) -> Result<Events, ClientError> {
+        let patience = TIMEOUT + Duration::from_millis(request.timeout_ms.into());
+        self.call(Method::POST, "/v1/events", body(request)?, patience)
     }
 
     /// `POST /v1/ping`

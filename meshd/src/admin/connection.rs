@@ -23,8 +23,8 @@ use tokio::{
 };
 
 use super::{
-    AddDevice, ErrorBody, ErrorCode, Log, PingRequest, VERSION, VERSION_HEADER, WaitRequest,
-    server::refusal,
+    AddDevice, ErrorBody, ErrorCode, EventsRequest, Log, PingRequest, TraceRequest, VERSION,
+    VERSION_HEADER, WaitRequest, server::refusal,
 };
 
 /// Longest head of a request, in bytes.
@@ -49,6 +49,10 @@ pub enum Access {
 pub enum Command {
     Status,
     Peers,
+    Links,
+    Routes,
+    Trace(TraceRequest),
+    Events(EventsRequest),
     Ping(PingRequest),
     Wait(WaitRequest),
     Reload,
@@ -142,6 +146,10 @@ async fn read(
     match (&method, path.as_str()) {
         (&Method::GET, "/v1/status") => Ok(Command::Status),
         (&Method::GET, "/v1/peers") => Ok(Command::Peers),
+        (&Method::GET, "/v1/links") => Ok(Command::Links),
+        (&Method::GET, "/v1/routes") => Ok(Command::Routes),
+        (&Method::POST, "/v1/trace") => parse(&body).map(Command::Trace),
+        (&Method::POST, "/v1/events") => parse(&body).map(Command::Events),
         (&Method::POST, "/v1/ping") => parse(&body).map(Command::Ping),
         (&Method::POST, "/v1/wait") => parse(&body).map(Command::Wait),
         (&Method::POST, "/v1/reload") => Ok(Command::Reload),

@@ -4,6 +4,10 @@
 //! |---|---|---|
 //! | `GET /v1/status` | | [`Status`] |
 //! | `GET /v1/peers` | | [`Peers`] |
+//! | `GET /v1/links` | | [`Links`] |
+//! | `GET /v1/routes` | | [`Routes`] |
+//! | `POST /v1/trace` | [`TraceRequest`] | [`Trace`] |
+//! | `POST /v1/events` | [`EventsRequest`] | [`Events`] |
 //! | `POST /v1/ping` | [`PingRequest`] | [`PingAnswer`] |
 //! | `POST /v1/reload` | | [`Reload`] |
 //! | `GET /v1/log` | | [`LogLines`] |
@@ -18,6 +22,7 @@
 
 pub mod client;
 pub mod connection;
+mod routing;
 pub mod server;
 
 use std::collections::BTreeMap;
@@ -29,6 +34,10 @@ use serde::de::{self, DeserializeOwned};
 use serde::{Deserialize, Deserializer, Serialize};
 use wireguard::PublicKey;
 
+pub use self::routing::{
+    Backup, Event, Events, EventsRequest, Happening, Hop, Link, LinkState, Links,
+    MAX_EVENTS_TIMEOUT_MS, MAX_TRACE_TIMEOUT_MS, Route, RouteOrigin, Routes, Trace, TraceRequest,
+};
 use crate::config::LogLevel;
 
 /// Header of every request and every answer; its value is [`VERSION`] in decimal.
@@ -200,6 +209,17 @@ impl Path {
         }
     }
 
+    /// Through other nodes, the first of which are `via`.
+    #[must_use]
+    pub fn relay(via: Vec<String>, hops: Option<u32>) -> Self {
+        Self {
+            kind: PathKind::Relay,
+            endpoint: None,
+            via,
+            hops,
+        }
+    }
+
     /// Straight over the underlay.
     #[must_use]
     pub fn direct(endpoint: SocketAddr) -> Self {
@@ -266,11 +286,17 @@ pub enum WarningCode {
     InterfaceDown,
     /// A device is in the configuration and was added, too.
     DeviceTwice,
+    /// Another machine runs with this node's key.
+    IdentityCloned,
+    /// Another node's key is in use twice.
+    OriginConflict,
+    /// A neighbour drops what it is given to carry.
+    RelayDrops,
 }
 
 impl WarningCode {
     /// Every code.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 12] = [
         Self::NotYet,
         Self::NoEndpoint,
         Self::NoNft,
@@ -280,6 +306,9 @@ impl WarningCode {
         Self::StateDamaged,
         Self::InterfaceDown,
         Self::DeviceTwice,
+        Self::IdentityCloned,
+        Self::OriginConflict,
+        Self::RelayDrops,
     ];
 
     /// What `meshd help CODE` prints: what it means, and what to do.
@@ -342,6 +371,22 @@ impl WarningCode {
                  again, the daemon gives it its address and routes back.\n\
                  To do: sudo ip link set mesh0 up    (and tell the program that it is not its interface)"
             }
+            Self::IdentityCloned => {
+                "Another machine runs with a copy of this node's key. Each of the two takes the other's traffic away, as routing \
+                 happens to go. A node that was restored from a snapshot, once, is not meant: it continues where others \
+                 remember it.\n\
+                 To do: stop one of the two, remove its node.key, and run meshd init there for a key of its own."
+            }
+            Self::OriginConflict => {
+                "Another node has signed two different records for one epoch, which needs its secret key: a copy of it is in \
+                 use on another machine. Routes to it are not used until it begins a newer epoch.\n\
+                 To do: tell whoever runs that node; its own status says IDENTITY-CLONED."
+            }
+            Self::RelayDrops => {
+                "Sessions that cross a neighbour get no answers, while the same nodes answer over another neighbour. The \
+                 neighbour is broken, overloaded, or drops packets on purpose; it is not used for a while, and again later.\n\
+                 To do: meshd links; meshd trace NAME    (does it stay away, or come back and fail again?)"
+            }
         }
     }
 }
@@ -358,6 +403,9 @@ impl fmt::Display for WarningCode {
             Self::StateDamaged => "STATE-DAMAGED",
             Self::InterfaceDown => "INTERFACE-DOWN",
             Self::DeviceTwice => "DEVICE-TWICE",
+            Self::IdentityCloned => "IDENTITY-CLONED",
+            Self::OriginConflict => "ORIGIN-CONFLICT",
+            Self::RelayDrops => "RELAY-DROPS",
         })
     }
 }

@@ -21,9 +21,10 @@ use tokio::{
 use tracing::{debug, warn};
 
 use super::{
-    AddDevice, DeviceAdded, DeviceRemoved, Devices, Document, ErrorBody, ErrorCode,
-    MAX_PING_TIMEOUT_MS, MAX_WAIT_S, Peers, PingAnswer, PingReply, PingRequest, Schema, Wait,
-    WaitRequest,
+    AddDevice, DeviceAdded, DeviceRemoved, Devices, Document, ErrorBody, ErrorCode, Event, Events,
+    EventsRequest, Links, MAX_EVENTS_TIMEOUT_MS, MAX_PING_TIMEOUT_MS, MAX_TRACE_TIMEOUT_MS,
+    MAX_WAIT_S, Peers, PingAnswer, PingReply, PingRequest, Routes, Schema, Trace, TraceRequest,
+    Wait, WaitRequest,
     connection::{self, Access, Command, PATIENCE, to_json},
 };
 use crate::{
@@ -239,6 +240,20 @@ async fn carry_out(control: &Control, command: Command) -> Result<Vec<u8>, Error
                 .call(|node_loop, now| node_loop.node.reports(now))
                 .await?,
         })),
+        Command::Links => Ok(document(Links {
+            links: control
+                .node
+                .call(|node_loop, now| node_loop.node.links(now))
+                .await?,
+        })),
+        Command::Routes => Ok(document(Routes {
+            routes: control
+                .node
+                .call(|node_loop, _| node_loop.node.routes())
+                .await?,
+        })),
+        Command::Trace(request) => trace(control, request).await.map(document),
+        Command::Events(request) => events(control, request).await.map(document),
         Command::Ping(request) => ping(control, request).await.map(document),
         Command::Wait(request) => wait(control, request).await.map(document),
         Command::Reload => control.reload().await.map(document),
@@ -290,6 +305,50 @@ async fn ping(control: &Control, request: PingRequest) -> Result<PingAnswer, Err
         target: sent.address,
         reply,
     })
+}
+
+async fn trace(control: &Control, request: TraceRequest) -> Result<Trace, ErrorBody> {
+    let target = request.target.clone();
+    let started = move |node_loop: &mut crate::driver::NodeLoop, now| {
+        let number = node_loop.node.trace(&target, now)?;
+        Ok::<_, CommandError>(node_loop.await_trace(number))
+    };
+    let ended = control.node.call(started).await??;
+    let patience = request.timeout_ms.clamp(1, MAX_TRACE_TIMEOUT_MS);
+    match timeout(Duration::from_millis(patience.into()), ended).await {
+        Ok(Ok(trace)) => Ok(trace),
+        Ok(Err(_)) => Err(Gone.into()),
+        Err(_) => Err(refusal(
+            ErrorCode::Unreachable,
+            &format!("the way to {} was not found in time", request.target),
+            "meshd routes",
+        )),
+    }
+}
+
+async fn events(control: &Control, request: EventsRequest) -> Result<Events, ErrorBody> {
+    let patience = request.timeout_ms.min(MAX_EVENTS_TIMEOUT_MS);
+    let deadline = Instant::now() + Duration::from_millis(patience.into());
+    let mut changes = control.node.changes();
+    loop {
+        let from = request.from;
+        let since = control
+            .node
+            .call(move |node_loop, _| node_loop.node.events(from))
+            .await?;
+        let is_over = !since.events.is_empty() || Instant::now() >= deadline;
+        if is_over || !matches!(timeout_at(deadline, changes.changed()).await, Ok(Ok(()))) {
+            let event = |(at, what)| Event {
+                t_us: control.clock.boot_micros(at),
+                what,
+            };
+            return Ok(Events {
+                next: since.next,
+                missed: since.missed,
+                events: since.events.into_iter().map(event).collect(),
+            });
+        }
+    }
 }
 
 async fn wait(control: &Control, request: WaitRequest) -> Result<Wait, ErrorBody> {

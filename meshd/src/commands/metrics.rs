@@ -7,7 +7,12 @@ use crate::cli::Global;
 use crate::metrics::Metrics;
 
 pub(super) fn run(global: &Global, out: &mut impl Write) -> Result<(), Failure> {
-    let metrics = Metrics::of(&super::client(global)?.status()?);
+    let client = super::client(global)?;
+    let metrics = Metrics::of(
+        &client.status()?,
+        &client.links()?.links,
+        &client.routes()?.routes,
+    );
     if global.json {
         return super::print_json(metrics, out);
     }

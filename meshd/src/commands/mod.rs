@@ -4,19 +4,24 @@ mod bugreport;
 mod cleanup;
 mod completions;
 mod config;
+mod events;
 mod explain;
 mod failure;
+mod graph;
 mod init;
 mod key;
+mod links;
 mod log;
 mod man;
 mod metrics;
 mod peers;
 mod ping;
 mod reload;
+mod routes;
 mod run;
 mod status;
 mod table;
+mod trace;
 mod wait;
 mod wg;
 
@@ -46,6 +51,11 @@ pub fn dispatch(cli: Cli, out: &mut impl Write) -> Result<(), Failure> {
         Verb::Wait(wait) => wait::run(global, wait, out),
         Verb::Status => status::run(global, out),
         Verb::Peers => peers::run(global, out),
+        Verb::Links => links::run(global, out),
+        Verb::Routes => routes::run(global, out),
+        Verb::Trace { target } => trace::run(global, &target, out),
+        Verb::Events { once } => events::run(global, once, out),
+        Verb::Graph { dot: _ } => graph::run(global, out),
         Verb::Ping { count, target } => ping::run(global, count, &target, out),
         Verb::Metrics => metrics::run(global, out),
         Verb::Bugreport(options) => bugreport::run(global, &options, out),

@@ -8,7 +8,7 @@ use crate::identity::NodeId;
 /// The differences between two [`Settings`], in words for the person who reloads.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Changes {
-    /// What takes effect at once: peers, stock devices, admission, inbound, log level.
+    /// What takes effect at once: peers, stock devices, admission, relaying, inbound, log level.
     pub applied: Vec<String>,
     /// What takes effect after a restart of the daemon, by key.
     pub restart: Vec<String>,
@@ -44,6 +44,8 @@ impl Settings {
         }
         let live = [
             ("node.open", self.admission != new.admission),
+            ("node.relay", self.relay.relay != new.relay.relay),
+            ("node.relay_mbit", self.relay.mbit != new.relay.mbit),
             ("inbound.default", self.inbound != new.inbound),
             ("log.level", self.log.level != new.log.level),
         ];

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU32;
 use std::path::Path;
 
 use ipnetwork::Ipv6Network;
@@ -11,9 +12,9 @@ use super::address::{HostPort, PeerAddress};
 use super::fault::Fault;
 use super::settings::{
     Admission, ApiSettings, InboundSettings, InterfaceSettings, LogSettings, PeerSettings,
-    Settings, StockSettings,
+    RelaySettings, Settings, StockRouting, StockSettings,
 };
-use super::{Config, Dht, DnsMode, Endpoints, Peer, PeerInbound, Relay, Stock, Trust, Verdict};
+use super::{Config, Dht, DnsMode, Endpoints, Peer, PeerInbound, Stock, Trust, Verdict};
 use crate::admin::{Warning, WarningCode};
 use crate::identity::{NodeId, leaf_address, overlay};
 
@@ -75,6 +76,10 @@ impl Check {
             state_dir: config.node.state_dir.clone(),
             admission,
             allow_keys,
+            relay: RelaySettings {
+                relay: config.node.relay,
+                mbit: NonZeroU32::new(config.node.relay_mbit),
+            },
             interface,
             listen,
             peers,
@@ -267,30 +272,55 @@ impl Check {
         if let (true, Some(own), Some(public_key)) = (allowed.is_empty(), self.own, public_key) {
             self.allowed(&at, leaf_address(own.prefix(), &public_key).into());
         }
-        if stock.trust == Trust::Stub && !stock.legacy_allow.is_empty() {
-            self.fault(format!("{key}.legacy_allow"), "needs trust = \"legacy\"");
-        }
-        for text in &stock.legacy_allow {
-            if text.parse::<Ipv6Network>().is_err() {
-                self.fault(
-                    format!("{key}.legacy_allow"),
-                    format!("`{text}` is not an IPv6 prefix"),
-                );
-            }
-        }
-        let name = &stock.name;
-        if stock.babel {
-            self.not_yet(format!("wireguard.stock {name}: babel = true"));
-        }
-        if stock.trust == Trust::Legacy {
-            self.not_yet(format!("wireguard.stock {name}: trust = \"legacy\""));
-        }
+        let routing = self.stock_routing(key, stock);
         Some(StockSettings {
-            name: name.clone(),
+            name: stock.name.clone(),
             public_key: public_key?,
             endpoints,
             allowed,
+            routing,
         })
+    }
+
+    /// Whether a device is a router, and what it may carry: the whole overlay where it says nothing else.
+    fn stock_routing(&mut self, key: &str, stock: &Stock) -> StockRouting {
+        let at = format!("{key}.legacy_allow");
+        let mut allow = Vec::new();
+        for text in &stock.legacy_allow {
+            match text.parse::<Ipv6Network>() {
+                Ok(network) if network.network() != network.ip() => self.fault(
+                    &at,
+                    format!(
+                        "`{text}` has bits set behind its prefix: write {}/{}",
+                        network.network(),
+                        network.prefix()
+                    ),
+                ),
+                Ok(network) if network.prefix() < 8 || !overlay().contains(network.ip()) => self
+                    .fault(
+                        &at,
+                        format!("{network} is not inside the overlay, {}", overlay()),
+                    ),
+                Ok(network) => allow.push(network),
+                Err(_) => self.fault(&at, format!("`{text}` is not an IPv6 prefix")),
+            }
+        }
+        match (stock.babel, stock.trust) {
+            (false, Trust::Legacy) => {
+                self.fault(format!("{key}.trust"), "\"legacy\" needs babel = true");
+                StockRouting::None
+            }
+            (_, Trust::Stub) if !stock.legacy_allow.is_empty() => {
+                self.fault(at, "needs trust = \"legacy\"");
+                StockRouting::None
+            }
+            (false, Trust::Stub) => StockRouting::None,
+            (true, Trust::Stub) => StockRouting::Stub,
+            (true, Trust::Legacy) if stock.legacy_allow.is_empty() => {
+                StockRouting::Legacy(vec![overlay()])
+            }
+            (true, Trust::Legacy) => StockRouting::Legacy(allow),
+        }
     }
 
     /// Addresses of a device: in our /64, without our own address, and nobody else's.
@@ -416,12 +446,6 @@ impl Check {
     /// What can be asked for and is not there yet. To ask for the default, or for less of it, is no reason to warn.
     fn unavailable(&mut self, config: &Config) {
         let defaults = Config::default();
-        if config.node.relay == Relay::Open {
-            self.not_yet("node.relay = \"open\"");
-        }
-        if config.node.relay_mbit != 0 {
-            self.not_yet("node.relay_mbit");
-        }
         if config.control.listen != defaults.control.listen {
             self.not_yet("control.listen");
         }

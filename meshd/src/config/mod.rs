@@ -24,7 +24,7 @@ pub(crate) use check::{host_label, is_label};
 pub use fault::Fault;
 pub use settings::{
     Admission, ApiSettings, InboundSettings, InterfaceSettings, LogSettings, PeerSettings,
-    Settings, StockSettings,
+    RelaySettings, Settings, StockRouting, StockSettings,
 };
 
 /// Where the configuration is, unless a flag or the environment says otherwise.

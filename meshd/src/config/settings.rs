@@ -2,13 +2,14 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 
 use ipnetwork::Ipv6Network;
 use wireguard::PublicKey;
 
 use super::address::HostPort;
-use super::{LogFormat, LogLevel, PeerInbound, Verdict};
+use super::{LogFormat, LogLevel, PeerInbound, Relay, Verdict};
 use crate::admin::Warning;
 use crate::identity::NodeId;
 use crate::state::StockDevice;
@@ -24,6 +25,8 @@ pub struct Settings {
     pub admission: Admission,
     /// Nodes that may open a session without being peers of ours; none of them is in `peers`.
     pub allow_keys: BTreeSet<NodeId>,
+    /// Whose ciphertext is forwarded, and how much of it.
+    pub relay: RelaySettings,
     /// The overlay's network interface.
     pub interface: InterfaceSettings,
     /// Local addresses of the WireGuard sockets: 1 to 16, no two alike. Port 0: the remembered random port.
@@ -84,6 +87,15 @@ pub enum Admission {
     Open,
 }
 
+/// What is forwarded for others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RelaySettings {
+    /// For whom.
+    pub relay: Relay,
+    /// At most so many megabits a second, in all; none: no cap.
+    pub mbit: Option<NonZeroU32>,
+}
+
 /// `[interface]`
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InterfaceSettings {
@@ -120,6 +132,19 @@ pub struct StockSettings {
     /// Its addresses, inside our /64 and apart from every other device's; empty: it gets
     /// [`leaf_address`](crate::identity::leaf_address).
     pub allowed: Vec<Ipv6Network>,
+    /// Whether it is a router, and how far it is trusted.
+    pub routing: StockRouting,
+}
+
+/// How a stock device takes part in routing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StockRouting {
+    /// Not at all: it has the addresses that it is given.
+    None,
+    /// It speaks Babel, and may announce what lies inside its addresses.
+    Stub,
+    /// It may also announce what lies inside these prefixes, which lie in the overlay, and carry packets for them.
+    Legacy(Vec<Ipv6Network>),
 }
 
 /// `[inbound]`

@@ -1,7 +1,9 @@
 use std::collections::BTreeSet;
 
+use ipnetwork::Ipv6Network;
+
 use super::*;
-use crate::testdata;
+use crate::{identity::overlay, testdata};
 
 fn source() -> Source {
     Source {
@@ -353,11 +355,41 @@ fn devices_get_addresses_of_this_node_only() {
 }
 
 #[test]
+fn a_stock_router_is_trusted_with_what_the_file_says_and_no_more() {
+    let device = |lines: &str| {
+        let head = "[[wireguard.stock]]\nname = 'd'\npublic_key = '";
+        format!("{head}{}'\n{lines}", key(1))
+    };
+    let routing = |lines: &str| settings(&device(lines)).stock[0].routing.clone();
+    let part: Ipv6Network = "6aa::/16".parse().unwrap();
+    assert_eq!(routing(""), StockRouting::None);
+    assert_eq!(routing("babel = true"), StockRouting::Stub);
+    assert_eq!(
+        routing("babel = true\ntrust = 'legacy'"),
+        StockRouting::Legacy(vec![overlay()])
+    );
+    assert_eq!(
+        routing("babel = true\ntrust = 'legacy'\nlegacy_allow = ['6aa::/16']"),
+        StockRouting::Legacy(vec![part])
+    );
+    let wrong = [
+        "trust = 'legacy'",
+        "babel = true\nlegacy_allow = ['6aa::/16']",
+        "babel = true\ntrust = 'legacy'\nlegacy_allow = ['::/0', 'fd00::/8', '6aa::1/16', 'x']",
+    ];
+    insta::assert_snapshot!(wrong.map(|lines| faults(&device(lines))).join("\n"), @r#"
+    meshd.toml:4: wireguard.stock[0].trust: "legacy" needs babel = true
+    meshd.toml:5: wireguard.stock[0].legacy_allow: needs trust = "legacy"
+    meshd.toml:6: wireguard.stock[0].legacy_allow: ::/0 is not inside the overlay, 600::/8
+    meshd.toml:6: wireguard.stock[0].legacy_allow: fd00::/8 is not inside the overlay, 600::/8
+    meshd.toml:6: wireguard.stock[0].legacy_allow: `6aa::1/16` has bits set behind its prefix: write 6aa::/16
+    meshd.toml:6: wireguard.stock[0].legacy_allow: `x` is not an IPv6 prefix
+    "#);
+}
+
+#[test]
 fn what_is_not_there_yet_is_never_silently_ignored() {
     let text = "
-[node]
-relay = 'open'
-relay_mbit = 5
 [control]
 listen = []
 dht = 'server'
@@ -382,8 +414,6 @@ domain = 'home'
     assert_eq!(
         keys,
         [
-            "node.relay = \"open\"",
-            "node.relay_mbit",
             "control.listen",
             "control.dht = \"server\"",
             "inbound.icmp_echo = false",

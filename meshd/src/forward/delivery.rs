@@ -1,18 +1,32 @@
 //! The delivery step: where an authenticated packet from outside goes.
 //!
 //! This is where the promise of the source check is kept (design, Data plane): a packet reaches the TUN only out of the session whose
-//! key owns its source address, and only if its destination is this node; a leaf's packets go on as if read from a TUN.
+//! key owns its source address, and only if its destination is this node; a leaf's packets go on as if read from a TUN. Packets that carry
+//! a datagram of somebody's session between two nodes are the exception that makes relaying possible: nobody vouches for their source, and
+//! all that ever comes of them is another datagram to open, or to send on.
 
 use std::sync::Arc;
 
+use routing::wire::{GROUP as BABEL_GROUP, PORT as BABEL_PORT};
 use wireguard::{Session, Verdict};
 
 use crate::{
     discard::Reason,
-    fib::{Fib, Lookup},
-    icmp::Unreachable,
-    packet::{HeaderError, Ipv6Header, upper_layer},
+    fib::{Carrier, Fib, Lookup, NextHop, Relay, Role, Route},
+    icmp::{self, Unreachable},
+    packet::{FRAGMENT, HeaderError, ICMPV6, Ipv6Header, UDP, udp_ports, upper_layer},
+    relayed::Relayed,
+    signal,
 };
+
+/// How the datagram came that a packet was in.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Arrival {
+    /// Over the underlay.
+    Direct,
+    /// Inside another session, through other nodes. Nothing is nested deeper.
+    Relayed,
+}
 
 /// What becomes of a decrypted packet.
 #[derive(Debug)]
@@ -21,27 +35,51 @@ pub enum Delivery<'a> {
     Host,
     /// Into another session: from or to a leaf of ours.
     Forward(&'a Arc<Session>),
+    /// It carries a whole datagram for a session of ours.
+    Nested,
+    /// It carries a fragment of a datagram for a session of ours.
+    Part,
+    /// It goes to another node, through this neighbour.
+    Transit(&'a Arc<NextHop>),
+    /// It tells the node loop something about routes.
+    Babel,
+    /// It tells the node loop something about its session.
+    Signal,
+    /// A relay says that a datagram of ours got no further.
+    RelayError,
     /// Nowhere.
     Discard(Reason),
-    /// Nowhere, and the sender, who is a leaf of ours, is told why.
+    /// Nowhere, and the sender is told why.
     Refuse(Reason, Unreachable),
 }
 
-/// Where a packet goes that the session with this verdict brought.
-pub fn deliver<'a>(fib: &'a Fib, verdict: Verdict, packet: &[u8]) -> Delivery<'a> {
-    let destination = match Ipv6Header::parse(packet) {
-        Ok(header) => header.destination,
+/// Where a packet goes that the session of `carrier` brought, with this verdict on its source.
+pub fn deliver<'a>(
+    fib: &'a Fib,
+    carrier: &Carrier,
+    arrival: Arrival,
+    verdict: Verdict,
+    packet: &[u8],
+) -> Delivery<'a> {
+    let header = match Ipv6Header::parse(packet) {
+        Ok(header) => header,
         Err(HeaderError::Version) => return Delivery::Discard(Reason::NotIpv6),
         Err(HeaderError::Truncated) => return Delivery::Discard(Reason::Malformed),
     };
+    if verdict == Verdict::Foreign && header.source.is_unicast_link_local() {
+        return on_link(fib, carrier, arrival, &header, packet);
+    }
+    if let Some(delivery) = between_nodes(fib, carrier, arrival, verdict, &header, packet) {
+        return delivery;
+    }
     // Extension headers without end cost every receiver time for each, and hide what is behind them from every filter.
     if upper_layer(packet).is_none() {
         return Delivery::Discard(Reason::Malformed);
     }
-    match (verdict, fib.lookup(destination)) {
+    match (verdict, fib.lookup(header.destination)) {
         (Verdict::Foreign, _) => Delivery::Discard(Reason::OutsideSource),
         (Verdict::Owned | Verdict::Leaf, Lookup::Host) => Delivery::Host,
-        (Verdict::Owned, Lookup::Session(leaf)) if fib.is_ours(destination) => {
+        (Verdict::Owned, Lookup::Session(leaf)) if fib.is_ours(header.destination) => {
             Delivery::Forward(leaf)
         }
         (Verdict::Owned, Lookup::Session(_) | Lookup::Unknown | Lookup::NotOverlay) => {
@@ -53,160 +91,82 @@ pub fn deliver<'a>(fib: &'a Fib, verdict: Verdict, packet: &[u8]) -> Delivery<'a
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use std::{net::Ipv6Addr, time::Instant};
-
-    use ipnetwork::Ipv6Network;
-    use wireguard::{Device, Kind, Peer, PrivateKey, Upkeep};
-
-    use super::*;
-    use crate::{packet::ipv6, testdata::identity};
-
-    const LEAF: u16 = 0x55;
-
-    /// A FIB with one other node (the second of the pool) and one leaf.
-    fn fib() -> Fib {
-        let now = Instant::now();
-        let mut device = Device::new(identity(0).private_key().clone(), 1);
-        let mut add = |key, kind, prefix: Ipv6Network| {
-            let peer = Peer {
-                key,
-                preshared: None,
-                kind,
-                allowed: vec![prefix],
-                endpoints: Vec::new(),
-                persistent_keepalive: None,
-                upkeep: Upkeep::OnDemand,
-            };
-            (device.add_peer(peer, now).unwrap(), vec![prefix])
-        };
-        let node = identity(1).node();
-        let other = add(node.public_key(), Kind::Mesh, node.prefix());
-        let leaf = add(
-            PrivateKey::from_bytes([9; 32]).public(),
-            Kind::Stock,
-            leaf(LEAF).into(),
-        );
-        let own = identity(0).node();
-        Fib::new(own.address(), own.prefix(), [0; 8], [other, leaf])
+/// A packet of the link itself: from the peer's link-local address, to ours or to all Babel routers.
+fn on_link<'a>(
+    fib: &Fib,
+    carrier: &Carrier,
+    arrival: Arrival,
+    header: &Ipv6Header,
+    packet: &[u8],
+) -> Delivery<'a> {
+    let (is_peer, is_node) = match carrier.role {
+        Role::Node { link_local, .. } => (link_local == header.source, true),
+        Role::StockRouter { .. } => (true, false),
+        Role::Leaf => (false, false),
+    };
+    if !is_peer {
+        return Delivery::Discard(Reason::OutsideSource);
     }
-
-    fn leaf(n: u16) -> Ipv6Addr {
-        let own = identity(0).node().prefix().ip().segments();
-        Ipv6Addr::new(own[0], own[1], own[2], own[3], 0, 0, 0, n)
-    }
-
-    fn to(destination: Ipv6Addr) -> Vec<u8> {
-        ipv6(identity(1).node().address(), destination, 59, &[])
-    }
-
-    /// A word for what happens.
-    fn fate(verdict: Verdict, packet: &[u8]) -> String {
-        let fib = fib();
-        match deliver(&fib, verdict, packet) {
-            Delivery::Host => "host".into(),
-            Delivery::Forward(session) => format!("to {:?}", session.kind()),
-            Delivery::Discard(reason) | Delivery::Refuse(reason, _) => reason.name().into(),
-        }
-    }
-
-    #[test]
-    fn a_foreign_source_never_gets_anywhere() {
-        for destination in [
-            identity(0).node().address(),
-            leaf(LEAF),
-            identity(1).node().address(),
-        ] {
-            assert_eq!(fate(Verdict::Foreign, &to(destination)), "outside-source");
-        }
-    }
-
-    #[test]
-    fn a_node_reaches_this_node_and_its_leaves_and_nothing_else() {
-        assert_eq!(
-            fate(Verdict::Owned, &to(identity(0).node().address())),
-            "host"
-        );
-        assert_eq!(fate(Verdict::Owned, &to(leaf(LEAF))), "to Stock");
-        let elsewhere = [
-            "fe80::1",
-            "ff02::1",
-            "::1",
-            "2001:db8::1",
-            "fd00::1",
-            "::ffff:10.0.0.1",
-            "600::1",
-        ];
-        let others = [
-            leaf(LEAF + 1),
-            identity(1).node().address(),
-            identity(2).node().address(),
-        ];
-        for destination in elsewhere
-            .iter()
-            .map(|address| address.parse().unwrap())
-            .chain(others)
+    let is_to_us = header.destination == fib.own().link_local;
+    match udp_ports(header, packet) {
+        Some((BABEL_PORT, BABEL_PORT))
+            if arrival == Arrival::Direct && (is_to_us || header.destination == BABEL_GROUP) =>
         {
-            assert_eq!(
-                fate(Verdict::Owned, &to(destination)),
-                "outside-destination",
-                "{destination}"
-            );
+            Delivery::Babel
         }
-    }
-
-    #[test]
-    fn a_leaf_reaches_what_this_node_reaches() {
-        assert_eq!(
-            fate(Verdict::Leaf, &to(identity(0).node().address())),
-            "host"
-        );
-        assert_eq!(fate(Verdict::Leaf, &to(leaf(LEAF))), "to Stock");
-        assert_eq!(
-            fate(Verdict::Leaf, &to(identity(1).node().address())),
-            "to Mesh"
-        );
-        assert_eq!(
-            fate(Verdict::Leaf, &to(identity(2).node().address())),
-            "no-route"
-        );
-        assert_eq!(
-            fate(Verdict::Leaf, &to("2001:db8::1".parse().unwrap())),
-            "not-overlay"
-        );
-        assert_eq!(
-            fate(Verdict::Leaf, &to("ff02::1".parse().unwrap())),
-            "not-overlay"
-        );
-    }
-
-    #[test]
-    fn extension_headers_without_end_go_nowhere() {
-        let chain = |count: usize| {
-            let mut headers = [60, 0, 1, 4, 0, 0, 0, 0].repeat(count);
-            if let Some(last) = headers.chunks_mut(8).next_back() {
-                last[0] = 59;
-            }
-            ipv6(
-                identity(1).node().address(),
-                identity(0).node().address(),
-                60,
-                &headers,
-            )
-        };
-        assert_eq!(fate(Verdict::Owned, &chain(3)), "host");
-        assert_eq!(fate(Verdict::Owned, &chain(60)), "malformed");
-        // A header that runs past the end.
-        assert_eq!(fate(Verdict::Owned, &chain(0)), "malformed");
-    }
-
-    #[test]
-    fn what_is_no_ipv6_packet_goes_nowhere() {
-        assert_eq!(fate(Verdict::Owned, &[0x45; 40]), "not-ipv6");
-        assert_eq!(
-            fate(Verdict::Owned, &to(identity(0).node().address())[..39]),
-            "malformed"
-        );
+        Some((signal::PORT, signal::PORT)) if is_node && is_to_us => Delivery::Signal,
+        Some(_) | None => Delivery::Discard(Reason::OutsideDestination),
     }
 }
+
+/// A packet between two nodes that carries a datagram of their session, or the error of a relay about one.
+fn between_nodes<'a>(
+    fib: &'a Fib,
+    carrier: &Carrier,
+    arrival: Arrival,
+    verdict: Verdict,
+    header: &Ipv6Header,
+    packet: &[u8],
+) -> Option<Delivery<'a>> {
+    let relay = match carrier.role {
+        Role::Node { relay, .. } | Role::StockRouter { relay } => relay,
+        Role::Leaf => return None,
+    };
+    let for_us = match header.next_header {
+        UDP | FRAGMENT => match Relayed::parse(header, packet)? {
+            Relayed::Whole(_) => Delivery::Nested,
+            // A neighbour sends nothing of its own session through that session: these are a user's.
+            Relayed::Part
+                if verdict == Verdict::Owned && header.destination == fib.own().address =>
+            {
+                return None;
+            }
+            Relayed::Part => Delivery::Part,
+        },
+        ICMPV6 if icmp::is_relay_error(header, packet) => Delivery::RelayError,
+        _ => return None,
+    };
+    if arrival == Arrival::Relayed {
+        return Some(Delivery::Discard(Reason::NestedTwice));
+    }
+    if fib.is_ours(header.source) {
+        return Some(Delivery::Discard(Reason::OutsideSource));
+    }
+    if header.destination == fib.own().address {
+        return Some(for_us);
+    }
+    if relay == Relay::No {
+        return Some(Delivery::Discard(Reason::RelayRefused));
+    }
+    // Back where it came from would be a loop of two, whatever the route says meanwhile.
+    let came_from = |next_hop: &NextHop| Arc::ptr_eq(&next_hop.session, &carrier.session);
+    Some(match fib.route(header.destination) {
+        Route::Via(next_hop) if !came_from(next_hop) => Delivery::Transit(next_hop),
+        Route::Via(_) | Route::Unreachable | Route::Unknown => {
+            Delivery::Refuse(Reason::RelayNoRoute, Unreachable::NoRoute)
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -2,15 +2,18 @@
 
 use std::sync::Arc;
 
-use wireguard::{Message, Session};
+use wireguard::Message;
 
-use crate::{discard::Reason, fib::Fib};
+use crate::{
+    discard::Reason,
+    fib::{Carrier, Fib},
+};
 
 /// Where datagrams go.
 #[derive(Clone, Copy, Debug)]
 pub enum Way<'fib> {
     /// Data, to be opened by this session.
-    Session(&'fib Arc<Session>),
+    Session(&'fib Arc<Carrier>),
     /// An initiation or a response, for the gate to judge.
     Gate,
     /// A cookie for somebody who is being called.
@@ -46,7 +49,7 @@ impl<'fib> Way<'fib> {
     pub fn of(datagram: &[u8], fib: &'fib Fib) -> Self {
         match Message::of(datagram) {
             Some(Message::Data { receiver, .. }) => match fib.receiver(receiver) {
-                Some(session) => Self::Session(session),
+                Some(carrier) => Self::Session(carrier),
                 None => Self::Discard(Reason::UnknownReceiver),
             },
             Some(Message::Initiation | Message::Response) => Self::Gate,
@@ -94,13 +97,16 @@ mod tests {
     use wireguard::{Device, Kind, Peer, Upkeep};
 
     use super::*;
-    use crate::testdata::identity;
+    use crate::{
+        fib::{Own, Role},
+        testdata::identity,
+    };
 
     /// A FIB with sessions with the second and third of the pool, and two receiver indices of each, as it happens.
     fn fib() -> (Fib, [[u32; 2]; 2]) {
         let own = identity(0);
         let mut device = Device::new(own.private_key().clone(), 1);
-        let sessions = [1, 2].map(|n| {
+        let carriers = [1, 2].map(|n| {
             let node = identity(n).node();
             let peer = Peer {
                 key: node.public_key(),
@@ -111,16 +117,26 @@ mod tests {
                 persistent_keepalive: None,
                 upkeep: Upkeep::OnDemand,
             };
-            let session = device.add_peer(peer, Instant::now()).unwrap();
-            (session, vec![node.prefix()])
+            Carrier {
+                session: device.add_peer(peer, Instant::now()).unwrap(),
+                owns: vec![node.prefix()],
+                role: Role::Leaf,
+                stats: Arc::default(),
+            }
         });
-        let places = [sessions[0].0.index(), sessions[1].0.index()];
+        let places = [0, 1].map(|n: usize| carriers[n].session.index());
         let node = own.node();
-        let fib = Fib::new(node.address(), node.prefix(), [0; 8], sessions);
+        let own = Own {
+            address: node.address(),
+            prefix: node.prefix(),
+            link_local: node.link_local(),
+            token: [0; 8],
+        };
+        let fib = Fib::new(own, carriers, []);
         let indices = places.map(|place| {
             let leads_there = |index: &u32| {
                 fib.receiver(*index)
-                    .is_some_and(|session| session.index() == place)
+                    .is_some_and(|carrier| carrier.session.index() == place)
             };
             let mut found = (0..).filter(leads_there);
             [found.next().unwrap(), found.next().unwrap()]

@@ -2,9 +2,7 @@
 
 use std::{io, os::fd::AsFd, sync::Arc, time::Instant};
 
-use wireguard::Session;
-
-use super::{Outbox, Shared, Unheard};
+use super::{Egress, Notice, Shared};
 use crate::{
     discard::Reason,
     fib::{Fib, Lookup},
@@ -12,6 +10,7 @@ use crate::{
     io::{
         offload::{self, FRAME, Segments, SplitError},
         poll::Poll,
+        tun::Tun,
         wake::Wake,
     },
     packet::{HeaderError, Ipv6Header},
@@ -22,20 +21,18 @@ use crate::{
 #[derive(Debug)]
 pub struct Inside {
     shared: Shared,
-    outbox: Outbox,
+    egress: Egress,
     errors: ErrorLimit,
-    unheard: Unheard,
 }
 
 impl Inside {
-    /// A carrier that has carried nothing yet.
-    pub fn new(shared: Shared) -> Self {
+    /// A carrier that has carried nothing yet. `seed` begins the names of fragments.
+    pub fn new(shared: Shared, seed: u32) -> Self {
         let errors = ErrorLimit::new(shared.clock.now());
         Self {
+            egress: Egress::new(shared.outlet.clone(), seed),
             shared,
-            outbox: Outbox::default(),
             errors,
-            unheard: Unheard::default(),
         }
     }
 
@@ -55,16 +52,21 @@ impl Inside {
             if poll.is_ready(2) {
                 pulse.answer()?;
             }
-            let now = self.shared.clock.now();
-            while let Some(length) = tun.read(&mut frame)? {
-                self.carry(&mut frame[..length], now);
-                if !self.outbox.has_room() {
-                    break;
-                }
-            }
-            self.outbox
-                .flush(&self.shared.sockets, &self.shared.discards, now);
+            self.take(&tun, &mut frame)?;
         }
+    }
+
+    /// What waits in the device, as far as it fits into one batch.
+    pub(crate) fn take(&mut self, tun: &Tun, frame: &mut [u8]) -> io::Result<()> {
+        let now = self.shared.clock.now();
+        while let Some(length) = tun.read(frame)? {
+            self.carry(&mut frame[..length], now);
+            if !self.egress.has_room() {
+                break;
+            }
+        }
+        self.egress.flush(now);
+        Ok(())
     }
 
     /// One super-packet: everything but header, checksum and seal is done once for all its packets.
@@ -77,20 +79,20 @@ impl Inside {
                 | SplitError::Checksum
                 | SplitError::Type
                 | SplitError::Segment,
-            ) => return self.shared.discards.discard(Reason::Malformed, 1),
+            ) => return self.shared.discard(Reason::Malformed, 1),
         };
         let packets = segments.remaining() as u64;
         let header = match Ipv6Header::parse(segments.packet()) {
             Ok(header) => header,
             Err(HeaderError::Version) => {
-                return self.shared.discards.discard(Reason::NotIpv6, packets);
+                return self.shared.discard(Reason::NotIpv6, packets);
             }
             Err(HeaderError::Truncated) => {
-                return self.shared.discards.discard(Reason::Malformed, packets);
+                return self.shared.discard(Reason::Malformed, packets);
             }
         };
         let fib = self.shared.fib.load_full();
-        if header.source != fib.own() {
+        if header.source != fib.own().address {
             return self.refuse(
                 Reason::InsideSource,
                 Unreachable::SourcePolicy,
@@ -100,42 +102,33 @@ impl Inside {
             );
         }
         match fib.lookup(header.destination) {
-            Lookup::Session(session) => self.seal(session, segments, now),
+            Lookup::Session(session) if segments.longest() > session.mtu() => {
+                let mtu = u32::try_from(session.mtu()).unwrap_or(u32::MAX);
+                self.refuse(
+                    Reason::TooBig,
+                    Unreachable::TooBig(mtu),
+                    &fib,
+                    &segments,
+                    now,
+                );
+            }
+            Lookup::Session(session) => {
+                let mut segments = segments;
+                self.egress.send(session, &mut segments, &fib, now);
+            }
             // The kernel keeps packets to its own address to itself.
-            Lookup::Host | Lookup::NotOverlay => {
-                self.shared.discards.discard(Reason::NotOverlay, packets)
+            Lookup::Host | Lookup::NotOverlay => self.shared.discard(Reason::NotOverlay, packets),
+            Lookup::Unknown if fib.admits_strangers() => {
+                let mut segments = segments;
+                while let Some(packet) = segments.next_packet() {
+                    self.shared
+                        .outlet
+                        .tell(Notice::FirstContact(packet.to_vec()));
+                }
             }
             Lookup::Unknown => {
                 self.refuse(Reason::NoRoute, Unreachable::NoRoute, &fib, &segments, now)
             }
-        }
-    }
-
-    fn seal(&mut self, session: &Arc<Session>, mut segments: Segments<'_>, now: Instant) {
-        if session.is_established() {
-            let mut batch = session.lock(now);
-            let endpoint = batch.endpoint();
-            while let Some(packet) = segments.next_packet() {
-                let Some(endpoint) = endpoint else {
-                    self.shared.discards.discard(Reason::NoEndpoint, 1);
-                    continue;
-                };
-                if self
-                    .outbox
-                    .seal(session, &mut batch, endpoint, packet, self.shared.mtu)
-                    .is_err()
-                {
-                    // The keypair ran out under our hands: this packet waits for the next one like those that follow it.
-                    self.shared.unsent(session.key(), packet);
-                    break;
-                }
-            }
-            let signals = batch.finish();
-            self.shared
-                .signal(&mut self.unheard, session.key(), signals);
-        }
-        while let Some(packet) = segments.next_packet() {
-            self.shared.unsent(session.key(), packet);
         }
     }
 
@@ -147,11 +140,9 @@ impl Inside {
         segments: &Segments<'_>,
         now: Instant,
     ) {
-        self.shared
-            .discards
-            .discard(reason, segments.remaining() as u64);
+        self.shared.discard(reason, segments.remaining() as u64);
         if self.errors.allows(now)
-            && let Some(error) = icmp::error(why, fib.own(), segments.packet())
+            && let Some(error) = icmp::error(why, fib.own().address, segments.packet())
         {
             self.shared.deliver(&error);
         }

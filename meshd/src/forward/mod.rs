@@ -1,12 +1,17 @@
 //! The packet path, in the order packets travel: [`Inside`] takes them from the TUN device, seals them and sends them; [`Outside`]
-//! takes datagrams, opens them, and delivers what is inside. Each is one plain thread that runs to completion against the [`Fib`]
-//! snapshot; what is not plain data goes to the node loop and the handshake thread over bounded queues and is never waited for.
+//! takes datagrams, opens them, and delivers what is inside, here or to the next node. Each is one plain thread that runs to completion
+//! against the [`Fib`] snapshot; what is not plain data goes to the node loop and the handshake thread over bounded queues and is never
+//! waited for.
 
 pub mod delivery;
 pub mod demux;
+mod egress;
+mod entrance;
 mod inside;
 mod outbox;
 mod outside;
+mod relay_limit;
+mod stage;
 
 use std::{
     io::IoSlice,
@@ -19,12 +24,12 @@ use std::{
 
 use arc_swap::ArcSwap;
 use crossbeam_channel::{Sender, TrySendError};
-use wireguard::{Endpoint, PublicKey, Signals, constants::INITIATION_LEN};
+use wireguard::{Endpoint, PublicKey, Signals, Underlay, constants::INITIATION_LEN};
 
-pub use self::{inside::Inside, outbox::Outbox, outside::Outside};
+pub use self::{egress::Egress, inside::Inside, outbox::Outbox, outside::Outside};
 use crate::{
     discard::{Discards, Reason},
-    fib::Fib,
+    fib::{Carrier, Fib, Queued},
     io::{clock::Clock, offload::VirtioHeader, tun::Tun, udp::UdpSocket},
 };
 
@@ -35,16 +40,10 @@ pub struct Shared {
     pub fib: Arc<ArcSwap<Fib>>,
     /// The device of this host.
     pub tun: Arc<Tun>,
-    /// The sockets of the underlay.
-    pub sockets: Arc<Sockets>,
-    /// The counters of discarded packets.
-    pub discards: Arc<Discards>,
     /// The clock that the node loop uses too.
     pub clock: Clock,
-    /// Authenticated and local notices for the node loop.
-    pub notices: Sender<Notice>,
-    /// Longest packet that a tunnel carries, in bytes.
-    pub mtu: usize,
+    /// The sockets, the counters, and the queue of the node loop.
+    pub outlet: Outlet,
 }
 
 /// What other threads tell the node loop about those who have a session; never starved by strangers.
@@ -66,6 +65,34 @@ pub enum Notice {
         /// When it arrived.
         received: Instant,
     },
+    /// A packet of the host's for a node that there is no session with.
+    FirstContact(Vec<u8>),
+    /// A packet that a peer sent to the node itself.
+    Packet {
+        /// Who sent it.
+        peer: PublicKey,
+        /// Where it came from.
+        from: Endpoint,
+        /// What it is about.
+        topic: Topic,
+        /// The packet.
+        packet: Vec<u8>,
+        /// When it arrived.
+        received: Instant,
+        /// Its place in the queue.
+        queued: Queued,
+    },
+}
+
+/// What a packet to the node itself is about.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Topic {
+    /// Routes: a Babel packet.
+    Routing,
+    /// The session: a signal.
+    Session,
+    /// A datagram of ours that got no further: an ICMPv6 error.
+    RelayError,
 }
 
 /// A handshake message, from anybody: dropped first.
@@ -118,7 +145,7 @@ impl Sockets {
     }
 
     /// The socket to reach an endpoint with: the one it names, or the first of its family.
-    fn of(&self, endpoint: &Endpoint) -> Option<&UdpSocket> {
+    fn of(&self, endpoint: &Underlay) -> Option<&UdpSocket> {
         let fits = |socket: &&UdpSocket| socket.local_addr().is_ipv4() == endpoint.remote.is_ipv4();
         let named = self.sockets.get(usize::from(endpoint.socket));
         named
@@ -127,36 +154,80 @@ impl Sockets {
     }
 }
 
+/// Where a thread's packets leave, and whom it tells of them.
+#[derive(Clone, Debug)]
+pub struct Outlet {
+    /// The sockets of the underlay.
+    pub sockets: Arc<Sockets>,
+    /// The counters of discarded packets.
+    pub discards: Arc<Discards>,
+    /// For the node loop.
+    pub notices: Sender<Notice>,
+}
+
 /// Signals that the node loop has not heard yet, because its queue was full.
 #[derive(Debug, Default)]
-pub struct Unheard(Vec<PublicKey>);
+struct Unheard(Vec<PublicKey>);
 
-impl Unheard {
+impl Outlet {
+    /// Whether the node loop heard.
+    fn reaches(&self, notice: Notice) -> bool {
+        match self.notices.try_send(notice) {
+            Ok(()) => true,
+            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => false,
+        }
+    }
+
+    /// Tells the node loop, or counts the packet that it did not hear of.
+    fn tell(&self, notice: Notice) {
+        if !self.reaches(notice) {
+            self.discards.discard(Reason::LoopBusy, 1);
+        }
+    }
+
+    /// Hands a packet for a closed session to the node loop.
+    fn unsent(&self, peer: &PublicKey, packet: &[u8]) {
+        self.tell(Notice::Unsent {
+            peer: *peer,
+            packet: packet.to_vec(),
+        });
+    }
+
     /// Passes a session's signals on, and those that went unheard before.
-    pub fn signal(&mut self, notices: &Sender<Notice>, peer: &PublicKey, signals: Signals) {
-        let tell = |peer: &PublicKey| notify(notices, Notice::Signal(*peer));
-        self.0.retain(|peer| !tell(peer));
-        if signals.any() && !tell(peer) && !self.0.contains(peer) {
-            self.0.push(*peer);
+    fn signal(&self, unheard: &mut Unheard, peer: &PublicKey, signals: Signals) {
+        let tell = |peer: &PublicKey| self.reaches(Notice::Signal(*peer));
+        unheard.0.retain(|peer| !tell(peer));
+        if signals.any() && !tell(peer) && !unheard.0.contains(peer) {
+            unheard.0.push(*peer);
         }
     }
 }
 
-/// Tells the node loop; returns whether it heard.
-fn notify(notices: &Sender<Notice>, notice: Notice) -> bool {
-    match notices.try_send(notice) {
-        Ok(()) => true,
-        Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => false,
-    }
-}
-
 impl Shared {
-    fn notify(&self, notice: Notice) -> bool {
-        notify(&self.notices, notice)
+    /// Hands the node loop a packet that is for the node itself.
+    fn tell_packet(
+        &self,
+        carrier: &Carrier,
+        topic: Topic,
+        from: Endpoint,
+        packet: &[u8],
+        received: Instant,
+    ) {
+        match carrier.stats.queue() {
+            None => self.outlet.discards.discard(Reason::PeerTalksTooMuch, 1),
+            Some(queued) => self.outlet.tell(Notice::Packet {
+                peer: *carrier.session.key(),
+                from,
+                topic,
+                packet: packet.to_vec(),
+                received,
+                queued,
+            }),
+        }
     }
 
-    fn signal(&self, unheard: &mut Unheard, peer: &PublicKey, signals: Signals) {
-        unheard.signal(&self.notices, peer, signals);
+    fn discard(&self, reason: Reason, packets: u64) {
+        self.outlet.discards.discard(reason, packets);
     }
 
     /// Writes one packet to the TUN device.
@@ -167,17 +238,7 @@ impl Shared {
             .write(&[IoSlice::new(&header), IoSlice::new(packet)])
             .is_err()
         {
-            self.discards.discard(Reason::TunWrite, 1);
-        }
-    }
-
-    /// Hands a packet for a closed session to the node loop.
-    fn unsent(&self, peer: &PublicKey, packet: &[u8]) {
-        if !self.notify(Notice::Unsent {
-            peer: *peer,
-            packet: packet.to_vec(),
-        }) {
-            self.discards.discard(Reason::LoopBusy, 1);
+            self.discard(Reason::TunWrite, 1);
         }
     }
 }

@@ -8,19 +8,21 @@ use std::{
     time::Instant,
 };
 
-use wireguard::{Batch, Endpoint, SealError, Session, Transmit, constants::OVERHEAD};
+use wireguard::{Batch, SealError, Session, Underlay, constants::OVERHEAD};
 
-use super::{Shared, Sockets, Unheard};
+use super::Sockets;
 use crate::{
     discard::{Discards, Reason},
     io::{
         offload,
         udp::{Outcome, Outgoing, SEGMENTS, SendBatch},
     },
+    relayed,
 };
 
-/// What one super-packet can need: 64 KiB in segments, each with its overhead and padding.
-const SUPER_PACKET: usize = offload::PACKET + SEGMENTS * (OVERHEAD + 16);
+/// What one super-packet can need: 64 KiB in segments, each with its overhead and padding, twice if it is relayed.
+const SUPER_PACKET: usize =
+    offload::PACKET + SEGMENTS * (OVERHEAD + 16 + relayed::OVERHEAD + OVERHEAD + 16);
 /// Room for three super-packets, so that a batch is sent while the next is still in the cache.
 const ARENA: usize = 3 * SUPER_PACKET;
 
@@ -39,7 +41,7 @@ pub struct Outbox {
 struct Run {
     /// Whose datagrams these are; handshakes have no session that could forget a stale source.
     session: Option<Arc<Session>>,
-    endpoint: Endpoint,
+    endpoint: Underlay,
     bytes: Range<usize>,
     segment: usize,
     count: u64,
@@ -80,7 +82,7 @@ impl Outbox {
         &mut self,
         session: &Arc<Session>,
         batch: &mut Batch<'_>,
-        endpoint: Endpoint,
+        endpoint: Underlay,
         packet: &[u8],
         mtu: usize,
     ) -> Result<(), SealError> {
@@ -89,47 +91,17 @@ impl Outbox {
         Ok(())
     }
 
-    /// Sends a single packet into another session: from or to a leaf, or an error. It waits at the node loop if that is closed.
-    pub(super) fn forward(
-        &mut self,
-        session: &Arc<Session>,
-        packet: &[u8],
-        shared: &Shared,
-        unheard: &mut Unheard,
-        now: Instant,
-    ) {
-        if !self.has_room() {
-            self.flush(&shared.sockets, &shared.discards, now);
-        }
-        if !session.is_established() {
-            return shared.unsent(session.key(), packet);
-        }
-        let mut batch = session.lock(now);
-        let Some(endpoint) = batch.endpoint() else {
-            return shared.discards.discard(Reason::NoEndpoint, 1);
-        };
-        let sealed = self.seal(session, &mut batch, endpoint, packet, shared.mtu);
-        let signals = batch.finish();
-        shared.signal(unheard, session.key(), signals);
-        if sealed.is_err() {
-            shared.unsent(session.key(), packet);
-        }
-    }
-
     /// Adds a datagram of the node loop; what does not fit is counted.
-    pub fn transmit(&mut self, transmit: &Transmit, discards: &Discards) {
-        let Some(room) = self
-            .arena
-            .get_mut(self.used..self.used + transmit.payload.len())
-        else {
+    pub fn transmit(&mut self, endpoint: Underlay, datagram: &[u8], discards: &Discards) {
+        let Some(room) = self.arena.get_mut(self.used..self.used + datagram.len()) else {
             discards.discard(Reason::SendFailed, 1);
             return;
         };
-        room.copy_from_slice(&transmit.payload);
-        self.append(None, transmit.endpoint, transmit.payload.len());
+        room.copy_from_slice(datagram);
+        self.append(None, endpoint, datagram.len());
     }
 
-    fn append(&mut self, session: Option<&Arc<Session>>, endpoint: Endpoint, length: usize) {
+    fn append(&mut self, session: Option<&Arc<Session>>, endpoint: Underlay, length: usize) {
         let bytes = self.used..self.used + length;
         self.used = bytes.end;
         match self.runs.last_mut() {
@@ -205,7 +177,7 @@ impl Outbox {
 const MESSAGES: usize = 32;
 
 impl Run {
-    fn takes(&self, endpoint: &Endpoint, length: usize) -> bool {
+    fn takes(&self, endpoint: &Underlay, length: usize) -> bool {
         let is_full_so_far = (self.bytes.len() as u64) == self.segment as u64 * self.count;
         self.endpoint == *endpoint && is_full_so_far && length <= self.segment
     }

@@ -1,4 +1,4 @@
-//! From outside to inside: UDP, demultiplex, open, delivery step, TUN.
+//! From outside to inside: UDP, demultiplex, open, delivery step, TUN. What was relayed to us is opened twice.
 
 use std::{
     io::{self, IoSlice},
@@ -9,17 +9,21 @@ use std::{
     time::Instant,
 };
 
-use crossbeam_channel::{Sender, TrySendError};
-use wireguard::{Endpoint, Gate, Load, OpenError, Opened, Passage, Session, Transmit, Verdict};
+use crossbeam_channel::Sender;
+use wireguard::{Endpoint, Gate, Underlay};
 
 use super::{
-    Handshake, Notice, Outbox, Shared, Unheard,
-    delivery::{Delivery, deliver},
-    demux::{Runs, Way},
+    Egress, Notice, Shared, Topic,
+    delivery::{Arrival, Delivery, deliver},
+    demux::{Runs, Way, receiver},
+    entrance::Entrance,
+    relay_limit::RelayLimit,
+    stage::{Nested, Stage},
 };
 use crate::{
     discard::Reason,
-    fib::Fib,
+    fib::{Carrier, Fib, NextHop, Route},
+    fragment::Reassembly,
     handshake::Incoming,
     icmp::{self, ErrorLimit, Unreachable},
     io::{
@@ -28,67 +32,61 @@ use crate::{
         udp::{Received, RecvBatch},
         wake::Wake,
     },
-    packet::decrement_hop_limit,
+    packet::{Ipv6Header, decrement_hop_limit},
     pulse::Pulse,
 };
 
 /// Messages of up to 64 KiB in one receive call.
 const MESSAGES: usize = 16;
-/// Decrypted packets are collected up to this many bytes before they are delivered; one more received message always fits.
-const ARENA: usize = 4 << 16;
-
-/// When this part of the queue of handshakes is full, senders have to prove their addresses (kernel module).
-const HEAVY_PART: usize = 8;
 
 /// The thread that carries datagrams from the sockets to the TUN device.
 #[derive(Debug)]
 pub struct Outside {
     shared: Shared,
-    handshakes: Sender<Incoming>,
-    gate: Gate,
+    entrance: Entrance,
     opener: Opener,
 }
 
 /// Everything but the receive buffers, which are borrowed while this works.
 #[derive(Debug)]
 struct Opener {
-    arena: Box<[u8]>,
-    used: usize,
-    opened: Vec<Decrypted>,
-    /// Whose packets are in `opened`.
-    sessions: Vec<Arc<Session>>,
+    /// What came over the underlay.
+    outer: Stage,
+    /// What came inside that.
+    inner: Stage,
+    nested: Vec<Nested>,
+    reassembly: Reassembly,
+    transit: Transit,
     coalescer: Coalescer,
-    outbox: Outbox,
+    egress: Egress,
     errors: ErrorLimit,
-    unheard: Unheard,
 }
 
-/// One decrypted packet.
-#[derive(Debug)]
-struct Decrypted {
-    /// Position in [`Opener::sessions`].
-    session: usize,
-    verdict: Verdict,
-    place: Range<usize>,
+/// Packets in a row that go to the same neighbour, by their places in the outer stage's arena.
+#[derive(Debug, Default)]
+struct Transit {
+    next_hop: Option<Arc<NextHop>>,
+    places: Vec<Range<usize>>,
+    limit: RelayLimit,
 }
 
 impl Outside {
-    /// A carrier that has carried nothing yet. Only handshake messages that pass `gate` get into the queue `handshakes`.
-    pub fn new(shared: Shared, handshakes: Sender<Incoming>, gate: Gate) -> Self {
+    /// A carrier that has carried nothing yet. Only handshake messages that pass `gate` get into the queue `handshakes`. `seed` begins
+    /// the names of fragments.
+    pub fn new(shared: Shared, handshakes: Sender<Incoming>, gate: Gate, seed: u32) -> Self {
         let opener = Opener {
-            arena: vec![0; ARENA].into_boxed_slice(),
-            used: 0,
-            opened: Vec::with_capacity(512),
-            sessions: Vec::with_capacity(16),
+            outer: Stage::new(),
+            inner: Stage::new(),
+            nested: Vec::with_capacity(512),
+            reassembly: Reassembly::default(),
+            transit: Transit::default(),
             coalescer: Coalescer::new(shared.tun.offload()),
-            outbox: Outbox::default(),
+            egress: Egress::new(shared.outlet.clone(), seed),
             errors: ErrorLimit::new(shared.clock.now()),
-            unheard: Unheard::default(),
         };
         Self {
+            entrance: Entrance::new(handshakes, gate),
             shared,
-            handshakes,
-            gate,
             opener,
         }
     }
@@ -98,7 +96,7 @@ impl Outside {
     /// # Errors
     /// Waiting failed, or a socket did.
     pub fn run(mut self, stop: &Wake, pulse: &Pulse) -> io::Result<()> {
-        let sockets = Arc::clone(&self.shared.sockets);
+        let sockets = Arc::clone(&self.shared.outlet.sockets);
         let mut descriptors = vec![stop.as_fd()];
         descriptors.extend(sockets.sockets.iter().map(|socket| socket.as_fd()));
         descriptors.push(pulse.as_fd());
@@ -114,14 +112,18 @@ impl Outside {
             }
             for (position, socket) in sockets.sockets.iter().enumerate() {
                 if poll.is_ready(position + 1) && socket.recv(&mut batch)? > 0 {
-                    self.take(&mut batch, position);
+                    self.take(batch.messages(), position);
                 }
             }
         }
     }
 
-    /// Everything that one receive call brought.
-    fn take(&mut self, batch: &mut RecvBatch, socket: usize) {
+    /// Everything that one receive call of this socket brought.
+    pub(crate) fn take<'batch>(
+        &mut self,
+        messages: impl Iterator<Item = Received<'batch>>,
+        socket: usize,
+    ) {
         let now = self.shared.clock.now();
         let fib = self.shared.fib.load_full();
         for Received {
@@ -129,194 +131,289 @@ impl Outside {
             local,
             segment,
             data,
-        } in batch.messages()
+        } in messages
         {
-            let from = Endpoint {
+            let from = Underlay {
                 remote: canonical(from),
                 local: local.map(|local: IpAddr| local.to_canonical()),
-                socket: u8::try_from(socket).unwrap_or(Endpoint::ANY_SOCKET),
+                socket: u8::try_from(socket).unwrap_or(Underlay::ANY_SOCKET),
             };
-            if self.opener.arena.len() - self.opener.used < data.len() {
-                self.opener.deliver(&self.shared, &fib, now);
+            if self.opener.outer.room() < data.len() {
+                self.deliver(&fib, now);
             }
             self.open(data, segment, from, &fib, now);
         }
-        self.opener.deliver(&self.shared, &fib, now);
+        self.deliver(&fib, now);
     }
 
-    /// The datagrams of one received message.
-    fn open(&mut self, data: &mut [u8], segment: usize, from: Endpoint, fib: &Fib, now: Instant) {
+    fn deliver(&mut self, fib: &Fib, now: Instant) {
+        self.opener
+            .deliver(&mut self.entrance, &self.shared, fib, now);
+    }
+
+    /// The datagrams of one received message, taken in runs of the same session, for each of which its lock is taken once.
+    fn open(&mut self, data: &mut [u8], segment: usize, from: Underlay, fib: &Fib, now: Instant) {
+        let Self {
+            shared,
+            entrance,
+            opener,
+        } = self;
         if data.is_empty() {
-            self.shared.discards.discard(Reason::NotWireguard, 1);
+            shared.discard(Reason::NotWireguard, 1);
         }
+        let from = Endpoint::Underlay(from);
         for (way, run) in Runs::new(data, segment, fib) {
             match way {
-                Way::Session(session) => {
-                    let datagrams = run.chunks_mut(segment);
-                    self.opener
-                        .open(session, datagrams, from, &self.shared, now);
+                Way::Session(carrier) => {
+                    let length = run.len();
+                    let places = (0..length)
+                        .step_by(segment)
+                        .map(|start| start..(start + segment).min(length));
+                    opener.outer.open(carrier, run, places, from, shared, now);
                 }
-                Way::Gate => self.judge(from, run, now),
-                Way::Cookie => self.hand_over(from, run),
-                Way::Discard(reason) => self.shared.discards.discard(reason, 1),
+                Way::Gate | Way::Cookie => {
+                    entrance.take(way, from, run, fib, shared, &mut opener.egress, now);
+                }
+                Way::Discard(reason) => shared.discard(reason, 1),
             }
-        }
-    }
-
-    /// Lets a handshake message pass, or answers or discards it at once.
-    fn judge(&mut self, from: Endpoint, datagram: &[u8], now: Instant) {
-        let many = self.handshakes.capacity().unwrap_or(usize::MAX) / HEAVY_PART;
-        let load = if self.handshakes.len() < many {
-            Load::Light
-        } else {
-            Load::Heavy
-        };
-        let reason = match self.gate.judge(datagram, from.remote, load, now) {
-            Passage::Pass => return self.hand_over(from, datagram),
-            Passage::Prove(reply) => {
-                self.opener.reply(from, &reply, &self.shared, now);
-                Reason::AddressUnproven
-            }
-            Passage::Mac1 => Reason::BadMac1,
-            Passage::Limited => Reason::SourceLimit,
-        };
-        self.shared.discards.discard(reason, 1);
-    }
-
-    fn hand_over(&self, from: Endpoint, datagram: &[u8]) {
-        let Some(handshake) = Handshake::new(from, datagram) else {
-            return self.shared.discards.discard(Reason::NotWireguard, 1);
-        };
-        if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) =
-            self.handshakes.try_send(Incoming::Message(handshake))
-        {
-            self.shared.discards.discard(Reason::HandshakeQueueFull, 1);
         }
     }
 }
 
 impl Opener {
-    /// Sends a datagram back where one came from.
-    fn reply(&mut self, to: Endpoint, reply: &[u8], shared: &Shared, now: Instant) {
-        if !self.outbox.has_room() {
-            self.outbox.flush(&shared.sockets, &shared.discards, now);
+    /// Sends everything opened so far where it may go.
+    fn deliver(&mut self, entrance: &mut Entrance, shared: &Shared, fib: &Fib, now: Instant) {
+        let mut outer = std::mem::take(&mut self.outer);
+        self.dispatch(&mut outer, Arrival::Direct, shared, fib, now);
+        self.send_transit(&outer, now);
+        self.write(&mut outer, shared);
+        if !self.nested.is_empty() {
+            let mut inner = std::mem::take(&mut self.inner);
+            self.open_nested(&mut outer, &mut inner, entrance, shared, fib, now);
+            self.dispatch(&mut inner, Arrival::Relayed, shared, fib, now);
+            self.write(&mut inner, shared);
+            inner.clear();
+            self.inner = inner;
         }
-        let transmit = Transmit {
-            endpoint: to,
-            payload: reply.to_vec(),
-        };
-        self.outbox.transmit(&transmit, &shared.discards);
+        outer.clear();
+        self.outer = outer;
+        self.egress.flush(now);
     }
 
-    /// Opens a run of datagrams of one session into the arena, which has room for them.
-    fn open<'a>(
+    /// The delivery step for every packet of a stage. Packets for the host, for neighbours, and nested ones are only noted.
+    fn dispatch(
         &mut self,
-        session: &Arc<Session>,
-        datagrams: impl Iterator<Item = &'a mut [u8]>,
-        from: Endpoint,
+        stage: &mut Stage,
+        arrival: Arrival,
         shared: &Shared,
+        fib: &Fib,
         now: Instant,
     ) {
-        let position = self.sessions.len();
-        self.sessions.push(Arc::clone(session));
-        let mut batch = session.lock(now);
-        for datagram in datagrams {
-            match batch.open(from, datagram, &mut self.arena[self.used..]) {
-                Ok(Opened::Keepalive) => {}
-                Ok(Opened::Packet { verdict, packet }) => {
-                    let place = self.used..self.used + packet.len();
-                    self.used = place.end;
-                    self.opened.push(Decrypted {
-                        session: position,
-                        verdict,
-                        place,
-                    });
-                }
-                Err(error) => shared.discards.discard(reason(error), 1),
-            }
-        }
-        let signals = batch.finish();
-        shared.signal(&mut self.unheard, session.key(), signals);
-    }
-
-    /// Sends everything opened so far where it may go.
-    fn deliver(&mut self, shared: &Shared, fib: &Fib, now: Instant) {
-        let (mut opened, mut sessions) = (
-            std::mem::take(&mut self.opened),
-            std::mem::take(&mut self.sessions),
-        );
-        for Decrypted {
-            session,
-            verdict,
-            place,
-        } in opened.drain(..)
-        {
-            let packet = &mut self.arena[place.clone()];
-            match deliver(fib, verdict, packet) {
-                Delivery::Host => match icmp::echo_reply(packet, fib.token()) {
-                    Some(number) => {
-                        if !shared.notify(Notice::EchoReply {
-                            number,
-                            received: now,
-                        }) {
-                            shared.discards.discard(Reason::LoopBusy, 1);
-                        }
-                    }
-                    None => self.coalescer.push(&self.arena, place),
+        for at in 0..stage.len() {
+            let decrypted = stage.get(at);
+            let place = decrypted.place();
+            let (carrier, from) = stage.carrier(decrypted.carrier);
+            let carrier = Arc::clone(carrier);
+            let packet = &mut stage.arena[place.clone()];
+            match deliver(fib, &carrier, arrival, decrypted.verdict, packet) {
+                Delivery::Host => match icmp::echo_reply(packet, fib.own().token) {
+                    Some(number) => shared.outlet.tell(Notice::EchoReply {
+                        number,
+                        received: now,
+                    }),
+                    None => self.coalescer.push(&stage.arena, place),
                 },
                 Delivery::Forward(to) => {
-                    if decrement_hop_limit(packet) {
-                        self.outbox
-                            .forward(to, packet, shared, &mut self.unheard, now);
+                    if packet.len() > to.mtu() {
+                        shared.discard(Reason::TooBig, 1);
+                        let why = Unreachable::TooBig(to.mtu() as u32);
+                        self.answer(&carrier, why, packet, fib, now);
+                    } else if decrement_hop_limit(packet) {
+                        self.egress.send(to, &mut Some(&*packet), fib, now);
                     } else {
-                        shared.discards.discard(Reason::HopLimit, 1);
-                        self.answer(
-                            &sessions[session],
-                            Unreachable::HopLimit,
-                            place,
-                            shared,
-                            fib,
-                            now,
-                        );
+                        shared.discard(Reason::HopLimit, 1);
+                        self.answer(&carrier, Unreachable::HopLimit, packet, fib, now);
                     }
                 }
-                Delivery::Discard(reason) => shared.discards.discard(reason, 1),
+                Delivery::Nested => {
+                    let nested = Nested::new(&decrypted, place, packet);
+                    self.nested.push(nested);
+                }
+                Delivery::Part => match self.reassembly.push(packet, now) {
+                    Ok(None) => {}
+                    Ok(Some(whole)) => match stage.append(&whole) {
+                        Some(place) => self.nested.push(Nested::new(&decrypted, place, &whole)),
+                        None => shared.discard(Reason::Fragment, 1),
+                    },
+                    Err(_) => shared.discard(Reason::Fragment, 1),
+                },
+                Delivery::Transit(next_hop) => {
+                    match self.transit.admit(next_hop, packet, fib, now) {
+                        Ok(()) => {
+                            if !self.transit.leads_to(next_hop) {
+                                self.send_transit(stage, now);
+                            }
+                            self.transit.push(next_hop, place);
+                        }
+                        Err((reason, why)) => {
+                            shared.discard(reason, 1);
+                            self.refuse_transit(why, packet, fib, now);
+                        }
+                    }
+                }
+                Delivery::Babel => shared.tell_packet(&carrier, Topic::Routing, from, packet, now),
+                Delivery::Signal => shared.tell_packet(&carrier, Topic::Session, from, packet, now),
+                Delivery::RelayError => {
+                    shared.tell_packet(&carrier, Topic::RelayError, from, packet, now);
+                }
+                Delivery::Discard(reason) => shared.discard(reason, 1),
+                Delivery::Refuse(Reason::RelayNoRoute, why) => {
+                    shared.discard(Reason::RelayNoRoute, 1);
+                    self.refuse_transit(Some(why), packet, fib, now);
+                }
                 Delivery::Refuse(reason, why) => {
-                    shared.discards.discard(reason, 1);
-                    self.answer(&sessions[session], why, place, shared, fib, now);
+                    shared.discard(reason, 1);
+                    self.answer(&carrier, why, packet, fib, now);
                 }
             }
         }
-        sessions.clear();
-        // Their room is used again.
-        (self.opened, self.sessions) = (opened, sessions);
+        shared.discard(Reason::Fragment, self.reassembly.take_given_up());
+    }
+
+    /// Opens the datagrams that were relayed to us, in runs of the same session.
+    fn open_nested(
+        &mut self,
+        outer: &mut Stage,
+        inner: &mut Stage,
+        entrance: &mut Entrance,
+        shared: &Shared,
+        fib: &Fib,
+        now: Instant,
+    ) {
+        let mut rest = self.nested.as_slice();
+        while let Some(first) = rest.first() {
+            let datagram = |nested: &Nested| &outer.arena[nested.place()];
+            let from = Endpoint::Overlay(first.source);
+            let keypair = receiver(datagram(first));
+            let is_alike = |nested: &&Nested| {
+                keypair.is_some()
+                    && receiver(datagram(nested)) == keypair
+                    && nested.carrier == first.carrier
+                    && nested.source == first.source
+            };
+            let count = rest.iter().take_while(is_alike).count().max(1);
+            let run;
+            (run, rest) = rest.split_at(count);
+            match Way::of(datagram(first), fib) {
+                Way::Session(carrier) => {
+                    let (link, _) = outer.carrier(first.carrier);
+                    if !carrier.is_reached_at(first.source)
+                        || Arc::ptr_eq(&link.session, &carrier.session)
+                    {
+                        shared.discard(Reason::NestedPath, count as u64);
+                        continue;
+                    }
+                    carrier.stats.note_hop_limit(first.hop_limit);
+                    let places = run.iter().map(Nested::place);
+                    inner.open(carrier, &mut outer.arena, places, from, shared, now);
+                }
+                way @ (Way::Gate | Way::Cookie) => {
+                    let egress = &mut self.egress;
+                    entrance.take(way, from, datagram(first), fib, shared, egress, now);
+                }
+                Way::Discard(reason) => shared.discard(reason, 1),
+            }
+        }
+        self.nested.clear();
+    }
+
+    /// Sends what was noted for a neighbour.
+    fn send_transit(&mut self, stage: &Stage, now: Instant) {
+        if let Some(next_hop) = self.transit.next_hop.take() {
+            let packets = self
+                .transit
+                .places
+                .drain(..)
+                .map(|place| &stage.arena[place]);
+            self.egress.transit(&next_hop, packets, now);
+        }
+    }
+
+    /// Writes what was noted for the host.
+    fn write(&mut self, stage: &mut Stage, shared: &Shared) {
         let tun = &shared.tun;
         self.coalescer
-            .flush(&mut self.arena, |frame: &[IoSlice<'_>]| {
+            .flush(&mut stage.arena, |frame: &[IoSlice<'_>]| {
                 if tun.write(frame).is_err() {
-                    shared.discards.discard(Reason::TunWrite, 1);
+                    shared.discard(Reason::TunWrite, 1);
                 }
             });
-        self.outbox.flush(&shared.sockets, &shared.discards, now);
-        self.used = 0;
     }
 
     /// Tells the sender of a packet, through the session that it came from, why it went nowhere.
     fn answer(
         &mut self,
-        session: &Arc<Session>,
+        carrier: &Carrier,
         why: Unreachable,
-        place: Range<usize>,
-        shared: &Shared,
+        packet: &[u8],
         fib: &Fib,
         now: Instant,
     ) {
         if self.errors.allows(now)
-            && let Some(error) = icmp::error(why, fib.own(), &self.arena[place])
+            && let Some(error) = icmp::error(why, fib.own().address, packet)
         {
-            self.outbox
-                .forward(session, &error, shared, &mut self.unheard, now);
+            self.egress
+                .send(&carrier.session, &mut Some(&*error), fib, now);
         }
+    }
+
+    /// Tells the node whose datagram was to be forwarded why it was not.
+    fn refuse_transit(&mut self, why: Option<Unreachable>, packet: &[u8], fib: &Fib, now: Instant) {
+        let (Some(why), Ok(header)) = (why, Ipv6Header::parse(packet)) else {
+            return;
+        };
+        if let Route::Via(next_hop) = fib.route(header.source)
+            && self.errors.allows(now)
+            && let Some(error) = icmp::error(why, fib.own().address, packet)
+        {
+            self.egress.transit(next_hop, std::iter::once(&*error), now);
+        }
+    }
+}
+
+impl Transit {
+    /// Whether a packet may go to this neighbour; takes one hop off it then. Otherwise the reason, and what its sender is told.
+    fn admit(
+        &mut self,
+        next_hop: &NextHop,
+        packet: &mut [u8],
+        fib: &Fib,
+        now: Instant,
+    ) -> Result<(), (Reason, Option<Unreachable>)> {
+        if packet.len() > next_hop.mtu {
+            let mtu = u32::try_from(next_hop.mtu).unwrap_or(u32::MAX);
+            return Err((Reason::RelayTooBig, Some(Unreachable::TooBig(mtu))));
+        }
+        if !self.limit.allows(packet.len(), fib.relay_mbit(), now) {
+            return Err((Reason::RelayLimit, None));
+        }
+        if !decrement_hop_limit(packet) {
+            return Err((Reason::HopLimit, Some(Unreachable::HopLimit)));
+        }
+        Ok(())
+    }
+
+    fn leads_to(&self, next_hop: &Arc<NextHop>) -> bool {
+        self.next_hop
+            .as_ref()
+            .is_none_or(|current| Arc::ptr_eq(current, next_hop))
+    }
+
+    fn push(&mut self, next_hop: &Arc<NextHop>, place: Range<usize>) {
+        if self.next_hop.is_none() {
+            self.next_hop = Some(Arc::clone(next_hop));
+        }
+        self.places.push(place);
     }
 }
 
@@ -327,15 +424,5 @@ fn canonical(address: SocketAddr) -> SocketAddr {
             SocketAddr::new(address.ip().to_canonical(), v6.port())
         }
         SocketAddr::V4(_) | SocketAddr::V6(_) => address,
-    }
-}
-
-fn reason(error: OpenError) -> Reason {
-    match error {
-        OpenError::Counter | OpenError::Replayed => Reason::Replayed,
-        OpenError::UnknownIndex => Reason::UnknownReceiver,
-        OpenError::Expired => Reason::Expired,
-        OpenError::Malformed => Reason::OutsideNotIp,
-        OpenError::Forged | OpenError::NotData | OpenError::Buffer => Reason::NotAuthentic,
     }
 }

@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 pub struct Clock {
     base: Instant,
     boot: Duration,
+    #[cfg(feature = "_sim")]
+    hand: Option<&'static super::simulated::Hand>,
 }
 
 impl Clock {
@@ -19,11 +21,34 @@ impl Clock {
         Self {
             base: Instant::now(),
             boot: since_boot(),
+            #[cfg(feature = "_sim")]
+            hand: None,
         }
+    }
+
+    /// A clock that shows so much time since `base` as somebody sets its hand to, for simulations.
+    #[cfg(feature = "_sim")]
+    pub fn simulated(base: Instant, hand: &'static super::simulated::Hand) -> Self {
+        Self {
+            base,
+            boot: Duration::ZERO,
+            hand: Some(hand),
+        }
+    }
+
+    /// Microseconds of the machine's boot time clock at `instant`: the same for every process of this machine.
+    pub fn boot_micros(&self, instant: Instant) -> u64 {
+        let since = instant.saturating_duration_since(self.base);
+        let micros = (self.boot + since).as_micros();
+        u64::try_from(micros).unwrap_or(u64::MAX)
     }
 
     /// The time. Never goes backwards.
     pub fn now(&self) -> Instant {
+        #[cfg(feature = "_sim")]
+        if let Some(hand) = self.hand {
+            return self.base + hand.shows();
+        }
         self.base + since_boot().saturating_sub(self.boot)
     }
 }

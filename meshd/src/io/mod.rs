@@ -18,6 +18,8 @@ pub mod nft;
 pub mod offload;
 pub mod peer_credentials;
 pub mod poll;
+#[cfg(feature = "_sim")]
+pub mod simulated;
 pub mod tun;
 pub mod udp;
 pub mod wake;

@@ -18,6 +18,8 @@ pub struct Tun {
     name: String,
     index: u32,
     offload: Offload,
+    #[cfg(feature = "_sim")]
+    simulated: Option<super::simulated::Frames>,
 }
 
 /// Which super-packets the kernel hands over and takes.
@@ -143,7 +145,33 @@ impl Tun {
             name: name.to_owned(),
             index,
             offload,
+            #[cfg(feature = "_sim")]
+            simulated: None,
         })
+    }
+
+    /// A device without a kernel behind it, for simulations: frames wait in memory.
+    #[cfg(feature = "_sim")]
+    pub fn simulated() -> io::Result<Self> {
+        let null = std::fs::File::open("/dev/null")?;
+        let mut configuration = tun::Configuration::default();
+        configuration
+            .raw_fd(null.into_raw_fd())
+            .close_fd_on_drop(true);
+        let device = tun::Device::new(&configuration).map_err(io::Error::other)?;
+        Ok(Self {
+            device,
+            name: "mesh0".to_owned(),
+            index: 0,
+            offload: Offload::TcpAndUdp,
+            simulated: Some(super::simulated::Frames::default()),
+        })
+    }
+
+    /// The frames of a simulated device.
+    #[cfg(feature = "_sim")]
+    pub fn frames(&self) -> Option<&super::simulated::Frames> {
+        self.simulated.as_ref()
     }
 
     /// Reads one virtio header and packet into `buffer`, which should hold [`offload::FRAME`](super::offload::FRAME) bytes.
@@ -151,6 +179,10 @@ impl Tun {
     /// `None`: nothing to read. A packet that does not fit is cut short by the kernel. An error (EBADFD) means that the
     /// device was deleted.
     pub fn read(&self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+        #[cfg(feature = "_sim")]
+        if let Some(frames) = &self.simulated {
+            return Ok(frames.read(buffer));
+        }
         loop {
             // SAFETY: the pointer is valid for writes of the length given.
             let read = unsafe {
@@ -173,6 +205,11 @@ impl Tun {
     ///
     /// EINVAL: the kernel did not believe the header; EIO: the interface is down; EBADFD: it was deleted.
     pub fn write(&self, frame: &[IoSlice<'_>]) -> io::Result<()> {
+        #[cfg(feature = "_sim")]
+        if let Some(frames) = &self.simulated {
+            frames.write(frame);
+            return Ok(());
+        }
         let count = libc::c_int::try_from(frame.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
         loop {
             // SAFETY: IoSlice has the layout of iovec, and the slices are valid for reads through the call.

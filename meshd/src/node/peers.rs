@@ -9,13 +9,14 @@ use std::{
 
 use ipnetwork::Ipv6Network;
 use tracing::{info, warn};
-use wireguard::{AddPeerError, Kind, Peer, PublicKey, Session, Upkeep};
+use wireguard::{AddPeerError, Endpoint, Kind, Peer, PublicKey, Session, Upkeep};
 
-use super::{CommandError, Node, Output, Seen};
+use super::{CommandError, Node, Output, Seen, Task, links::Dial, paths::Path};
 use crate::{
-    config::{Admission, HostPort, PeerSettings, Settings, StockSettings},
-    fib::Fib,
+    config::{Admission, HostPort, PeerSettings, Settings, StockRouting, StockSettings},
+    fib::CarrierStats,
     identity::{NodeId, leaf_address},
+    liveness::Liveness,
     state::StockDevice,
 };
 
@@ -27,11 +28,22 @@ const MAX_STRANGERS: usize = 1024;
 pub(super) struct Entry {
     pub(super) name: String,
     pub(super) address: Ipv6Addr,
+    /// Who it is, unless it is a stock device.
+    pub(super) node: Option<NodeId>,
     pub(super) origin: Origin,
+    /// What a stock device is to routing.
+    pub(super) routing: StockRouting,
     /// When a stranger was let in.
     pub(super) admitted: Option<Instant>,
     pub(super) allowed: Vec<Ipv6Network>,
     pub(super) endpoints: Vec<HostPort>,
+    /// How far dialling each of them has got.
+    pub(super) dials: Vec<Dial>,
+    /// Which way its packets take.
+    pub(super) path: Path,
+    /// Whether the way through other nodes carries them, since it was first taken.
+    pub(super) liveness: Option<Liveness>,
+    pub(super) stats: Arc<CarrierStats>,
     /// When its names were last asked for.
     pub(super) resolved: Option<Instant>,
     pub(super) names: Names,
@@ -77,14 +89,35 @@ pub(super) enum Reachable {
     No,
 }
 
+impl Origin {
+    pub(super) const fn is_stock(self) -> bool {
+        matches!(self, Self::Stock | Self::Added)
+    }
+}
+
+/// What dialling begins with: the addresses that need not be resolved.
+fn dials(endpoints: &[HostPort]) -> Vec<Dial> {
+    let addresses = |endpoint: &HostPort| endpoint.address().into_iter().collect();
+    endpoints
+        .iter()
+        .map(|endpoint| Dial::new(addresses(endpoint)))
+        .collect()
+}
+
 impl Entry {
     fn mesh(name: String, node: NodeId, origin: Origin, endpoints: Vec<HostPort>) -> Self {
         Self {
             name,
             address: node.address(),
+            node: Some(node),
             origin,
+            routing: StockRouting::None,
             admitted: None,
             allowed: vec![node.prefix()],
+            dials: dials(&endpoints),
+            path: Path::None,
+            liveness: None,
+            stats: Arc::default(),
             endpoints,
             names: Names::Known,
             resolved: None,
@@ -98,6 +131,7 @@ impl Entry {
         allowed: Vec<Ipv6Network>,
         origin: Origin,
         endpoints: Vec<HostPort>,
+        routing: StockRouting,
     ) -> Self {
         let address = allowed
             .first()
@@ -105,9 +139,15 @@ impl Entry {
         Self {
             name,
             address,
+            node: None,
             origin,
+            routing,
             admitted: None,
             allowed,
+            dials: dials(&endpoints),
+            path: Path::None,
+            liveness: None,
+            stats: Arc::default(),
             endpoints,
             names: Names::Known,
             resolved: None,
@@ -117,9 +157,10 @@ impl Entry {
     }
 
     pub(super) fn kind(&self) -> Kind {
-        match self.origin {
-            Origin::Peer | Origin::Allowed | Origin::Stranger => Kind::Mesh,
-            Origin::Stock | Origin::Added => Kind::Stock,
+        if self.origin.is_stock() {
+            Kind::Stock
+        } else {
+            Kind::Mesh
         }
     }
 
@@ -132,16 +173,7 @@ impl Entry {
 
     /// What the device has to know; a peer that we can dial is kept connected.
     fn peer(&self, key: PublicKey, seen: Option<&Seen>) -> Peer {
-        let mut endpoints: Vec<SocketAddr> = self
-            .endpoints
-            .iter()
-            .filter_map(HostPort::address)
-            .collect();
-        for endpoint in seen.iter().flat_map(|seen| &seen.endpoints) {
-            if !endpoints.contains(endpoint) {
-                endpoints.push(*endpoint);
-            }
-        }
+        let endpoints = self.underlay(seen);
         let keeps =
             self.origin == Origin::Peer && !(self.endpoints.is_empty() && endpoints.is_empty());
         Peer {
@@ -149,7 +181,7 @@ impl Entry {
             preshared: None,
             kind: self.kind(),
             allowed: self.allowed.clone(),
-            endpoints,
+            endpoints: endpoints.into_iter().map(Endpoint::unproven).collect(),
             persistent_keepalive: None,
             upkeep: if keeps {
                 Upkeep::Always
@@ -157,6 +189,20 @@ impl Entry {
                 Upkeep::OnDemand
             },
         }
+    }
+}
+
+impl Entry {
+    /// Where it may be found on the underlay.
+    fn underlay(&self, seen: Option<&Seen>) -> Vec<SocketAddr> {
+        let mut addresses = Vec::new();
+        let configured = self.dials.iter().flat_map(|dial| &dial.addresses);
+        for address in configured.chain(seen.iter().flat_map(|seen| &seen.endpoints)) {
+            if !addresses.contains(address) {
+                addresses.push(*address);
+            }
+        }
+        addresses
     }
 }
 
@@ -169,6 +215,7 @@ impl Node {
 
     pub(super) fn configure(&mut self, settings: &Settings, added: &[StockDevice], now: Instant) {
         self.admission = settings.admission;
+        self.relay = settings.relay;
         self.warnings.clone_from(&settings.warnings);
         let wanted = self.wanted(settings, added);
         let keys: BTreeSet<PublicKey> = wanted.iter().map(|(key, _)| *key).collect();
@@ -183,7 +230,7 @@ impl Node {
             .map(|(key, _)| *key)
             .collect();
         for key in gone {
-            self.remove(&key);
+            self.remove(&key, now);
         }
         for (key, entry) in wanted {
             let name = entry.name.clone();
@@ -191,8 +238,10 @@ impl Node {
                 warn!(peer = %name, %error, "Peer left out");
             }
         }
-        self.publish();
-        self.drain_device(now);
+        self.tell_transit(now);
+        self.count_links(now);
+        self.stale = true;
+        self.drain(now);
     }
 
     /// Everybody that the configuration and `meshd wg add` name.
@@ -231,6 +280,7 @@ impl Node {
                     allowed,
                     Origin::Stock,
                     stock.endpoints.clone(),
+                    stock.routing.clone(),
                 ),
             )
         };
@@ -242,6 +292,7 @@ impl Node {
                     vec![device.address.into()],
                     Origin::Added,
                     Vec::new(),
+                    StockRouting::None,
                 ),
             )
         };
@@ -266,16 +317,23 @@ impl Node {
             None => {
                 self.device.add_peer(peer, now)?;
             }
-            Some(old) => {
-                if old.kind() == entry.kind() {
-                    self.device.update_peer(peer, now)?;
-                } else {
-                    self.device.remove_peer(&key);
-                    self.device.add_peer(peer, now)?;
-                }
+            Some(old) if old.kind() == entry.kind() && old.routing == entry.routing => {
+                self.device.update_peer(peer, now)?;
                 entry.rtt = old.rtt;
                 entry.reachable = old.reachable;
+                entry.path = old.path;
+                entry.stats = Arc::clone(&old.stats);
             }
+            Some(_) => {
+                self.close_links_of(&key, now);
+                self.device.remove_peer(&key);
+                self.device.add_peer(peer, now)?;
+            }
+        }
+        if let Some(session) = self.device.session(&key)
+            && session.mtu() > usize::from(self.interface.mtu)
+        {
+            session.set_mtu(usize::from(self.interface.mtu));
         }
         if entry.has_names() {
             entry.names = Names::Unknown;
@@ -285,26 +343,72 @@ impl Node {
                 endpoints: entry.endpoints.clone(),
             });
         }
-        self.peers.insert(key, entry);
+        if let Some(old) = self.peers.insert(key, entry) {
+            self.keep_dials(&key, old, now);
+        }
+        self.refresh_endpoints(&key, now);
+        self.choose_path(&key, now);
         Ok(())
     }
 
+    /// The entry of a peer has been replaced: its links stay with those endpoints that are still there.
+    fn keep_dials(&mut self, key: &PublicKey, mut old: Entry, now: Instant) {
+        let Some(entry) = self.peers.get_mut(key) else {
+            return;
+        };
+        entry.liveness = old.liveness.take();
+        let place = |at: usize| {
+            let endpoint = old.endpoints.get(at)?;
+            entry.endpoints.iter().position(|other| other == endpoint)
+        };
+        let mut gone = Vec::new();
+        for (id, link) in self.links.iter_mut() {
+            if link.peer != *key {
+                continue;
+            }
+            match link.dialled.map(place) {
+                Some(Some(at)) => link.dialled = Some(at),
+                Some(None) if !entry.origin.is_stock() => gone.push(id),
+                Some(None) | None => {}
+            }
+        }
+        for (endpoint, dial) in old.endpoints.iter().zip(old.dials) {
+            if let Some(at) = entry.endpoints.iter().position(|other| other == endpoint) {
+                entry.dials[at] = dial;
+            }
+        }
+        for id in gone {
+            self.close_link(id, now);
+        }
+        self.dial(key, now);
+    }
+
+    /// Tells the device where a peer may be found: at its endpoints, and through other nodes if there is a way. That comes first, since
+    /// a session opened that way is moved as soon as a link works, and until then it carries packets.
+    pub(super) fn refresh_endpoints(&mut self, key: &PublicKey, now: Instant) {
+        let Some(entry) = self.peers.get(key) else {
+            return;
+        };
+        let is_routed = entry.node.is_some() && self.is_routed(entry.address);
+        let relayed = is_routed.then_some(Endpoint::Overlay(entry.address));
+        let underlay = entry.underlay(self.seen.get(key));
+        let endpoints = relayed
+            .into_iter()
+            .chain(underlay.into_iter().map(Endpoint::unproven))
+            .collect();
+        self.device.set_endpoints(key, endpoints, now);
+    }
+
     /// Forgets a peer and its session.
-    pub(super) fn remove(&mut self, key: &PublicKey) {
+    pub(super) fn remove(&mut self, key: &PublicKey, now: Instant) {
+        self.close_links_of(key, now);
         self.device.remove_peer(key);
         self.held.take(key);
         self.peers.remove(key);
-    }
-
-    pub(super) fn publish(&mut self) {
-        let sessions = self.peers.iter().filter_map(|(key, entry)| {
-            let session = self.device.session(key)?;
-            Some((Arc::clone(session), entry.allowed.clone()))
-        });
-        let node = self.identity.node();
-        let fib = Fib::new(node.address(), node.prefix(), self.pings.token, sessions)
-            .admitting(self.admission);
-        self.outputs.push_back(Output::Publish(fib));
+        for task in [Task::Dial(*key), Task::Stranded(*key), Task::Path(*key)] {
+            self.agenda.set(task, None);
+        }
+        self.stale = true;
     }
 
     /// The session for one whom nobody named, and who may open one all the same; it then owns exactly its /64. Nothing if it may
@@ -321,7 +425,7 @@ impl Node {
         if self.strangers().count() >= MAX_STRANGERS
             && let Some(oldest) = self.oldest_stranger()
         {
-            self.remove(&oldest);
+            self.remove(&oldest, now);
         }
         let entry = Entry {
             admitted: Some(now),
@@ -333,8 +437,8 @@ impl Node {
             )
         };
         let is_added = self.set_peer(key, entry, now);
-        self.publish();
-        self.drain_device(now);
+        self.stale = true;
+        self.drain(now);
         is_added.ok()?;
         self.device.session(&key).map(Arc::clone)
     }
@@ -393,9 +497,10 @@ impl Node {
             vec![address.into()],
             Origin::Added,
             Vec::new(),
+            StockRouting::None,
         );
         self.set_peer(key, entry, now).map_err(CommandError::Peer)?;
-        self.publish();
+        self.stale = true;
         info!(device = name, %address, "Device added");
         Ok(address)
     }
@@ -404,7 +509,7 @@ impl Node {
     ///
     /// # Errors
     /// [`CommandError::NoSuchName`], [`CommandError::Configured`].
-    pub fn remove_device(&mut self, name: &str) -> Result<(), CommandError> {
+    pub fn remove_device(&mut self, name: &str, now: Instant) -> Result<(), CommandError> {
         let named = self
             .peers
             .iter()
@@ -417,8 +522,8 @@ impl Node {
         if origin != Origin::Added {
             return Err(CommandError::Configured(name.to_owned()));
         }
-        self.remove(&key);
-        self.publish();
+        self.remove(&key, now);
+        self.stale = true;
         info!(device = name, "Device removed");
         Ok(())
     }

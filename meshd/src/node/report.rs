@@ -7,10 +7,11 @@ use std::{
 };
 
 use ipnetwork::Ipv6Network;
-use wireguard::{Kind, PublicKey};
+use routing::{LinkId, LinkView, Metric, NeighbourState, RouteView, Trust};
+use wireguard::{Endpoint, Kind, PublicKey};
 
 use super::{
-    CommandError, Node, Seen,
+    CommandError, Node, Seen, Since, paths,
     peers::{Entry, Names, Origin},
 };
 use crate::admin::{self, Path, PeerKind};
@@ -35,7 +36,7 @@ impl Node {
             },
             peers: self.reports(now),
             drops: self.discards.by_name(),
-            warnings: self.warnings.clone(),
+            warnings: self.all_warnings(),
         }
     }
 
@@ -107,15 +108,119 @@ impl Node {
         }
     }
 
+    /// What needs attention: by the configuration, and by what has happened.
+    fn all_warnings(&self) -> Vec<admin::Warning> {
+        let alarms = self
+            .alarms
+            .iter()
+            .map(|(code, text)| admin::Warning::new(*code, text));
+        self.warnings.iter().cloned().chain(alarms).collect()
+    }
+
     /// How packets reach a peer now.
     pub fn path(&self, key: &PublicKey) -> Path {
-        let session = self
+        let Some(session) = self
             .device
             .session(key)
-            .filter(|session| session.is_established());
-        session
-            .and_then(|session| session.endpoint())
-            .map_or_else(Path::none, |endpoint| Path::direct(endpoint.remote))
+            .filter(|session| session.is_established())
+        else {
+            return Path::none();
+        };
+        let entry = self.peers.get(key);
+        match (entry.map(|entry| entry.path), session.endpoint()) {
+            (Some(paths::Path::Relayed(link)), _) => {
+                let via = self.links.get(link).map(|link| self.label(&link.peer));
+                let hops = entry.and_then(|entry| entry.stats.hops());
+                Path::relay(via.into_iter().collect(), hops)
+            }
+            (_, Some(Endpoint::Underlay(underlay))) => Path::direct(underlay.remote),
+            (_, Some(Endpoint::Overlay(_)) | None) => Path::none(),
+        }
+    }
+
+    /// The links of this node.
+    pub fn links(&self, now: Instant) -> Vec<admin::Link> {
+        let views: BTreeMap<LinkId, LinkView> =
+            self.router.links().map(|view| (view.link, view)).collect();
+        let cost = |metric: Metric| metric.is_finite().then_some(metric.0);
+        let mut links: Vec<admin::Link> = self
+            .links
+            .iter()
+            .filter_map(|(id, link)| {
+                let view = views.get(&id)?;
+                Some(admin::Link {
+                    peer: self.label(&link.peer),
+                    address: self.address_of(&link.peer),
+                    endpoint: Some(link.endpoint.remote),
+                    state: match view.state {
+                        NeighbourState::Up => admin::LinkState::Up,
+                        NeighbourState::Suspect => admin::LinkState::Suspect,
+                        NeighbourState::Down => admin::LinkState::Down,
+                    },
+                    rtt_ms: view.rtt.map(|micros| f64::from(micros) / 1000.0),
+                    rxcost: cost(view.rxcost),
+                    txcost: cost(view.txcost),
+                    since_s: now.saturating_duration_since(view.since).as_secs(),
+                    id: id.0,
+                    mtu: u16::try_from(link.liveness.mtu()).unwrap_or(u16::MAX),
+                    rx_bytes: link.counters.rx_bytes,
+                    tx_bytes: link.counters.tx_bytes,
+                    rx_packets: link.counters.rx_packets,
+                    tx_packets: link.counters.tx_packets,
+                })
+            })
+            .collect();
+        links.sort_by(|a, b| (&a.peer, a.endpoint).cmp(&(&b.peer, b.endpoint)));
+        links
+    }
+
+    /// The route table, the selected route of each prefix first.
+    pub fn routes(&self) -> Vec<admin::Route> {
+        let mut routes: Vec<admin::Route> =
+            self.router.routes().map(|view| self.route(&view)).collect();
+        routes.sort_by_key(|route| {
+            let metric = route.metric.unwrap_or(u16::MAX);
+            (route.prefix, !route.selected, !route.feasible, metric)
+        });
+        routes
+    }
+
+    fn route(&self, view: &RouteView) -> admin::Route {
+        let link = view.via.map(|(link, _)| link);
+        let peer = link
+            .and_then(|link| self.links.get(link))
+            .map(|link| link.peer);
+        let why = match (view.is_selected, view.is_feasible, view.metric.is_finite()) {
+            _ if view.via.is_none() => "our own",
+            (true, _, _) => "best",
+            (false, _, false) if !view.advertised.is_finite() => "retracted",
+            (false, _, false) => "its neighbour is down",
+            (false, false, true) => "might loop",
+            (false, true, true) => "longer",
+        };
+        admin::Route {
+            prefix: view.prefix,
+            selected: view.is_selected,
+            metric: view.metric.is_finite().then_some(view.metric.0),
+            next_hop: link.and_then(|link| self.neighbour_at(link)),
+            router_id: view.router_id.to_string(),
+            feasible: view.is_feasible,
+            age_s: view.age.as_secs(),
+            origin: match (view.via, view.trust) {
+                (None, _) => admin::RouteOrigin::Own,
+                (Some(_), Trust::Proven) => admin::RouteOrigin::Proven,
+                (Some(_), Trust::Stub) => admin::RouteOrigin::Own,
+                (Some(_), Trust::Legacy) => admin::RouteOrigin::Legacy,
+            },
+            via: peer.map(|peer| self.label(&peer)),
+            link: link.map(|link| link.0),
+            why: why.to_owned(),
+        }
+    }
+
+    /// What has happened, from that event on.
+    pub fn events(&self, from: u64) -> Since {
+        self.history.since(from)
     }
 
     /// The peer with this name or overlay address, and the address to reach it at.
@@ -154,17 +259,18 @@ impl Node {
             .is_some_and(|session| session.is_established()))
     }
 
-    /// Whether packets to every address of this prefix have a way: it is ours, or an open session owns it.
+    /// Whether packets to every address of this prefix have a way: it is ours, an open session owns it, or there is a route.
     pub fn has_route(&self, prefix: Ipv6Network) -> bool {
         let covers = |owned: &Ipv6Network| prefix.is_subnet_of(*owned);
         covers(&self.identity.node().prefix())
-            || self.peers.iter().any(|(key, entry)| {
-                entry.allowed.iter().any(covers)
-                    && self
-                        .device
-                        .session(key)
-                        .is_some_and(|session| session.is_established())
-            })
+            || self
+                .routes
+                .iter()
+                .any(|(routed, link)| link.is_some() && covers(routed))
+            || self
+                .peers
+                .iter()
+                .any(|(key, entry)| entry.allowed.iter().any(covers) && self.is_open_with(key))
     }
 
     /// The stock WireGuard devices of this node.
@@ -181,7 +287,7 @@ impl Node {
                     Origin::Added => admin::DeviceOrigin::Added,
                     Origin::Peer | Origin::Allowed | Origin::Stranger => return None,
                 },
-                endpoint: session.endpoint().map(|endpoint| endpoint.remote),
+                endpoint: session.endpoint().and_then(|endpoint| endpoint.remote()),
                 last_handshake_s: session.counters().last_handshake.map(since),
             })
         };
@@ -201,7 +307,8 @@ impl Node {
                 let session = self.device.session(key)?;
                 let age = now.saturating_duration_since(session.counters().last_received?);
                 Some(Seen {
-                    endpoints: vec![session.endpoint()?.remote],
+                    // None: it was reached through other nodes.
+                    endpoints: session.endpoint()?.remote().into_iter().collect(),
                     age,
                 })
             };

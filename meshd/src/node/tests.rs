@@ -7,9 +7,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use wireguard::{Endpoint, Opened, PublicKey, Session, Verdict};
+use wireguard::{Endpoint, Opened, PublicKey, Session, Underlay, Verdict};
 
-use super::{CommandError, Fresh, Node, Output, Pong, Seen};
+use super::{CommandError, Fresh, Node, Output, Pong, Seen, derive};
 use crate::{
     config::Source,
     discard::{Discards, Reason},
@@ -45,6 +45,7 @@ impl Host {
             seen,
             seed: n as u64,
             token: *b"test-tok",
+            epoch: None,
             discards: Arc::clone(&discards),
         };
         let mut host = Self {
@@ -57,20 +58,24 @@ impl Host {
             resolving: Vec::new(),
             pongs: Vec::new(),
         };
-        host.drain();
+        host.drain(now);
         host
     }
 
-    fn drain(&mut self) {
+    fn drain(&mut self, now: Instant) {
         while let Some(output) = self.node.poll_output() {
             match output {
-                Output::Transmit(transmit) => {
-                    self.sent.push((transmit.endpoint.remote, transmit.payload));
-                }
+                Output::Transmit { to, datagram } => self.sent.push((to.remote, datagram)),
                 Output::Deliver(packet) => self.delivered.push(packet),
                 Output::Publish(fib) => self.fib = Some(fib),
                 Output::Changed => {}
                 Output::Resolve { peer, .. } => self.resolving.push(peer),
+                Output::Verify { id, job } => {
+                    let outcome = job.run(derive);
+                    self.node.handle_outcome(id, outcome, now);
+                }
+                Output::Remember { .. } => {}
+                Output::Traced { .. } => {}
                 Output::Pong(pong) => self.pongs.push(pong),
             }
         }
@@ -94,16 +99,16 @@ impl Host {
         datagram: &[u8],
         now: Instant,
     ) -> Vec<(Verdict, Vec<u8>)> {
-        let from = Endpoint {
+        let from = Endpoint::Underlay(Underlay {
             remote: from,
             local: None,
             socket: 0,
-        };
+        });
         let (mut copy, mut out) = (datagram.to_vec(), vec![0; datagram.len()]);
         let mut packets = Vec::new();
         match wireguard::Message::of(datagram) {
             Some(wireguard::Message::Data { receiver, .. }) => {
-                let session = Arc::clone(self.fib().receiver(receiver).unwrap());
+                let session = Arc::clone(&self.fib().receiver(receiver).unwrap().session);
                 let mut batch = session.lock(now);
                 if let Opened::Packet { verdict, packet } =
                     batch.open(from, &mut copy, &mut out).unwrap()
@@ -117,7 +122,7 @@ impl Host {
             Some(_) => self.shake(from, datagram, now),
             None => panic!("not WireGuard"),
         }
-        self.drain();
+        self.drain(now);
         packets
     }
 
@@ -141,7 +146,7 @@ impl Host {
         }
         let sent = sent
             .into_iter()
-            .map(|sent| (sent.endpoint.remote, sent.payload));
+            .map(|sent| (sent.endpoint.remote().unwrap(), sent.payload));
         self.sent.extend(sent);
         if let Err(error) = result {
             self.discards.discard(handshake::reason(error), 1);
@@ -242,10 +247,10 @@ fn a_packet_waits_for_its_session_and_then_leaves_first() {
     b.sent.clear();
     let packet = packet::ipv6(address(2), address(1), 59, b"first");
     b.node.handle_unsent(key(1), packet.clone(), now);
-    b.drain();
+    b.drain(now);
     let later = now + Duration::from_secs(6);
     b.node.handle_timeout(later);
-    b.drain();
+    b.drain(now);
     let out = settle(&mut [&mut a, &mut b], later);
     assert_eq!(out[0], (place(1), Verdict::Owned, packet));
 }
@@ -269,7 +274,7 @@ fn packets_for_a_peer_that_never_answers_come_back_as_unreachable() {
             "the packet was held for ever"
         );
         a.node.handle_timeout(now);
-        a.drain();
+        a.drain(start);
     }
     let error = icmp::error(icmp::Unreachable::Address, address(1), &packet).unwrap();
     assert_eq!(a.delivered, [error]);
@@ -313,7 +318,7 @@ fn an_open_node_admits_any_valid_key_up_to_a_bound() {
     assert_eq!(a.node.status(now).peers.len(), 4);
     // Closing the node again sends them away.
     a.node.handle_settings(&settings(1, ""), now);
-    a.drain();
+    a.drain(now);
     assert!(a.node.status(now).peers.is_empty());
     assert!(matches!(a.fib().lookup(address(2)), Lookup::Unknown));
 }
@@ -342,18 +347,18 @@ fn a_reload_keeps_the_sessions_of_those_who_stay() {
         peer(3, "192.0.2.3:51860")
     );
     a.node.handle_settings(&settings(1, &more), now);
-    a.drain();
+    a.drain(now);
     assert_eq!(a.session(address(2)).index(), index);
     assert!(a.session(address(2)).is_established());
     a.node.handle_settings(&settings(1, ""), now);
-    a.drain();
+    a.drain(now);
     assert!(matches!(a.fib().lookup(address(2)), Lookup::Unknown));
     // Who was removed cannot come back.
     let mut rebuilt = Host::new(2, &peer(1, "192.0.2.1:51860"), now);
     settle(&mut [&mut a, &mut rebuilt], now);
     assert!(!rebuilt.node.is_open("n1").unwrap());
     b.node.handle_settings(&settings(2, ""), now);
-    b.drain();
+    b.drain(now);
     assert!(b.node.find("n1").is_err());
 }
 
@@ -362,7 +367,7 @@ fn a_ping_measures_and_its_reply_is_not_mistaken() {
     let now = Instant::now();
     let (mut a, mut b) = pair(now);
     let sent = a.node.ping("n2", now).unwrap();
-    a.drain();
+    a.drain(now);
     assert_eq!(sent.address, address(2));
     let out = settle(&mut [&mut a, &mut b], now);
     let [(_, Verdict::Owned, request)] = out.as_slice() else {
@@ -377,7 +382,7 @@ fn a_ping_measures_and_its_reply_is_not_mistaken() {
         .handle_echo_reply(number, now + Duration::from_millis(5));
     a.node
         .handle_echo_reply(number, now + Duration::from_millis(9));
-    a.drain();
+    a.drain(now);
     assert_eq!(a.pongs.len(), 1, "a reply counts once");
     assert_eq!(
         (a.pongs[0].number, a.pongs[0].rtt),
@@ -397,11 +402,11 @@ fn names_are_resolved_at_start_and_again_while_nobody_answers() {
     assert_eq!(a.resolving, [key(2)]);
     assert!(a.sent.is_empty());
     let overlay = SocketAddr::new(address(3).into(), 51860);
-    a.node.handle_resolved(&key(2), vec![overlay], start);
-    a.drain();
+    a.node.handle_resolved(&key(2), vec![vec![overlay]], start);
+    a.drain(start);
     assert!(a.sent.is_empty(), "a tunnel must not run in itself");
-    a.node.handle_resolved(&key(2), vec![place(2)], start);
-    a.drain();
+    a.node.handle_resolved(&key(2), vec![vec![place(2)]], start);
+    a.drain(start);
     assert_eq!(a.sent[0].0, place(2));
     let mut now = start;
     while a.resolving.len() < 2 {
@@ -411,7 +416,7 @@ fn names_are_resolved_at_start_and_again_while_nobody_answers() {
             "names were not resolved again"
         );
         a.node.handle_timeout(now);
-        a.drain();
+        a.drain(start);
     }
 }
 
@@ -457,7 +462,7 @@ fn devices_come_and_go_by_name() {
     let mut a = Host::new(1, &peer(2, ""), now);
     let device = wireguard::PrivateKey::from_bytes([7; 32]).public();
     let address = a.node.add_device("phone", device, now).unwrap();
-    a.drain();
+    a.drain(now);
     assert!(a.fib().is_ours(address));
     assert_eq!(a.session(address).key(), &device);
     assert_eq!(a.node.added_devices().len(), 1);
@@ -474,14 +479,17 @@ fn devices_come_and_go_by_name() {
         Err(CommandError::Peer(_))
     ));
     assert!(
-        matches!(a.node.remove_device("n2"), Err(CommandError::NoSuchName(_))),
+        matches!(
+            a.node.remove_device("n2", now),
+            Err(CommandError::NoSuchName(_))
+        ),
         "a node is no device"
     );
     // A reload of the file does not take away what the file does not know.
     a.node.handle_settings(&settings(1, &peer(2, "")), now);
     assert_eq!(a.node.added_devices().len(), 1);
-    a.node.remove_device("phone").unwrap();
-    a.drain();
+    a.node.remove_device("phone", now).unwrap();
+    a.drain(now);
     assert!(matches!(a.fib().lookup(address), Lookup::Unknown));
 }
 
@@ -494,7 +502,8 @@ fn ten_minutes_asleep_cost_less_than_five_seconds() {
     let mut now = woken;
     for host in [&mut a, &mut b] {
         host.node.handle_resume(now);
-        host.drain();
+        host.node.handle_timeout(now);
+        host.drain(now);
         assert!(!host.node.has_slept(now), "one pause is noticed once");
     }
     while !(a.session(address(2)).is_established() && b.session(address(1)).is_established()) {
@@ -503,7 +512,7 @@ fn ten_minutes_asleep_cost_less_than_five_seconds() {
         assert!(now < woken + Duration::from_secs(5), "no session in time");
         for host in [&mut a, &mut b] {
             host.node.handle_timeout(now);
-            host.drain();
+            host.drain(now);
         }
         settle(&mut [&mut a, &mut b], now);
     }
@@ -513,12 +522,12 @@ fn ten_minutes_asleep_cost_less_than_five_seconds() {
 fn names_are_resolved_again_after_a_pause() {
     let start = Instant::now();
     let mut a = Host::new(1, &peer(2, "two.example:51860"), start);
-    a.node.handle_resolved(&key(2), vec![place(2)], start);
-    a.drain();
+    a.node.handle_resolved(&key(2), vec![vec![place(2)]], start);
+    a.drain(start);
     a.resolving.clear();
     let woken = start + Duration::from_secs(600);
     a.node.handle_resume(woken);
     a.node.handle_resume(woken + Duration::from_secs(1));
-    a.drain();
+    a.drain(start);
     assert_eq!(a.resolving, [key(2)]);
 }

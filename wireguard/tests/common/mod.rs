@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use wireguard::{
     Device, Endpoint, Event, HandshakeError, Kind, Message, Opened, Peer, PrivateKey, PublicKey,
-    Reader, SealError, Session, Signals, Transmit, Upkeep, Verdict,
+    Reader, SealError, Session, Signals, Transmit, Underlay, Upkeep, Verdict,
 };
 
 pub const MTU: usize = 1420;
@@ -72,7 +72,7 @@ pub fn peer(node: usize) -> Peer {
         preshared: None,
         kind: Kind::Mesh,
         allowed: vec![format!("{}/64", overlay(node)).parse().unwrap()],
-        endpoints: vec![underlay(node)],
+        endpoints: vec![Endpoint::unproven(underlay(node))],
         persistent_keepalive: None,
         upkeep: Upkeep::OnDemand,
     }
@@ -237,7 +237,7 @@ impl Lab {
         self.session(node, other)
             .lock(self.now)
             .endpoint()
-            .map(|endpoint| endpoint.remote)
+            .and_then(|endpoint| endpoint.remote())
     }
 
     /// Seals a packet of the node's own and lets it fly.
@@ -255,7 +255,7 @@ impl Lab {
         let endpoint = batch.endpoint();
         self.signal(node, other, batch.finish());
         out.truncate(sealed?);
-        let to = endpoint.unwrap().remote;
+        let to = endpoint.unwrap().remote().unwrap();
         Ok(Flight {
             from: self.nodes[node].at,
             to,
@@ -289,7 +289,7 @@ impl Lab {
                 node,
                 Flight {
                     from,
-                    to: transmit.endpoint.remote,
+                    to: transmit.endpoint.remote().unwrap(),
                     payload: transmit.payload,
                     arrival,
                 },
@@ -302,11 +302,11 @@ impl Lab {
 
     /// Gives a datagram to a node as if it came from `from`.
     pub fn deliver(&mut self, node: usize, from: SocketAddr, datagram: &[u8]) {
-        let from = Endpoint {
+        let from = Endpoint::Underlay(Underlay {
             remote: from,
             local: Some(self.nodes[node].at.ip()),
             socket: 0,
-        };
+        });
         if let Some(Message::Data { receiver, .. }) = Message::of(datagram) {
             let found = self.nodes[node].device.receiver(receiver).cloned();
             let Some(session) = found else {
@@ -357,7 +357,7 @@ impl Lab {
         for transmit in step.sent {
             let flight = Flight {
                 from: self.nodes[node].at,
-                to: transmit.endpoint.remote,
+                to: transmit.endpoint.remote().unwrap(),
                 payload: transmit.payload,
                 arrival: self.now + self.latency,
             };
@@ -470,9 +470,9 @@ pub fn device(engine: Engine, node: usize, seed: u64) -> Device {
 }
 
 pub fn at(remote: SocketAddr) -> Endpoint {
-    Endpoint {
+    Endpoint::Underlay(Underlay {
         remote,
         local: None,
         socket: 0,
-    }
+    })
 }

@@ -4,12 +4,13 @@
 //! Only IPv6 is taken apart or put together, since the overlay carries nothing else.
 #![forbid(unsafe_code)]
 
-mod checksum;
 mod coalesce;
 mod split;
 
 pub use coalesce::{Coalescer, SEGMENTS};
 pub use split::{Segments, SplitError, split};
+
+use crate::checksum;
 
 /// Length of the virtio header before every packet of the TUN device.
 pub const HEADER: usize = 10;

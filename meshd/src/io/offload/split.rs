@@ -2,8 +2,9 @@
 
 use super::{
     HEADER, IPV6_HEADER, Segmentation, TCP, TCP_CHECKSUM, TCP_HEADER, UDP, UDP_CHECKSUM,
-    UDP_HEADER, VirtioHeader, be16, be32, checksum, pseudo_header,
+    UDP_HEADER, VirtioHeader, be16, be32, pseudo_header,
 };
+use crate::checksum;
 
 /// The longest headers that a segment may repeat: IPv6, extension headers, TCP with all its options.
 const HEADERS: usize = 256;
@@ -216,6 +217,15 @@ impl Segments<'_> {
         match self.plan {
             Plan::Whole => usize::from(self.at < self.packet.len()),
             Plan::Cut { size, .. } => (self.packet.len() - self.at).div_ceil(size),
+        }
+    }
+
+    /// Length of the longest packet to come, in bytes.
+    pub fn longest(&self) -> usize {
+        let left = self.packet.len() - self.at;
+        match self.plan {
+            Plan::Whole => left,
+            Plan::Cut { length, size, .. } => length + size.min(left),
         }
     }
 

@@ -31,6 +31,8 @@ pub struct UdpSocket {
     fd: OwnedFd,
     local: SocketAddr,
     marked: Marked,
+    #[cfg(feature = "_sim")]
+    simulated: Option<std::sync::Arc<super::simulated::Datagrams>>,
 }
 
 /// Whether the socket's packets carry the mark that keeps them out of the overlay.
@@ -131,7 +133,27 @@ impl UdpSocket {
         check(unsafe { libc::bind(fd.as_raw_fd(), (&raw const name).cast(), length) })
             .map_err(failed("bind"))?;
         let local = name_of(&fd).map_err(failed("read the address of"))?;
-        Ok(Self { fd, local, marked })
+        Ok(Self {
+            fd,
+            local,
+            marked,
+            #[cfg(feature = "_sim")]
+            simulated: None,
+        })
+    }
+
+    /// A socket without a kernel behind it, for simulations: what is sent goes to `datagrams`.
+    #[cfg(feature = "_sim")]
+    pub fn simulated(
+        local: SocketAddr,
+        datagrams: std::sync::Arc<super::simulated::Datagrams>,
+    ) -> io::Result<Self> {
+        Ok(Self {
+            fd: std::fs::File::open("/dev/null")?.into(),
+            local,
+            marked: Marked::Yes,
+            simulated: Some(datagrams),
+        })
     }
 
     /// The address that the socket is bound to, with the port that the kernel chose if none was asked for.

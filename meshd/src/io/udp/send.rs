@@ -302,6 +302,11 @@ impl UdpSocket {
     ) -> &'batch [Outcome] {
         batch.outcomes.clear();
         batch.outcomes.resize(messages.len(), Outcome::Sent);
+        #[cfg(feature = "_sim")]
+        if let Some(datagrams) = &self.simulated {
+            datagrams.send(messages, &mut batch.outcomes);
+            return &batch.outcomes;
+        }
         let mut progress = Progress::at(0);
         let mut waits = 0;
         while let Some(message) = messages.get(progress.message) {

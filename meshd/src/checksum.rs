@@ -4,7 +4,7 @@
 ///
 /// The sum stays unfolded: one's-complement addition is associative, so parts of even length may be added in any order.
 /// Overflow would need 16 GB.
-pub(super) fn sum(bytes: &[u8], initial: u64) -> u64 {
+pub(crate) fn sum(bytes: &[u8], initial: u64) -> u64 {
     // Four independent lanes of 32-bit halves: no carries to chase, and the compiler makes vector code of it.
     let mut lanes = [0u64; 4];
     let mut blocks = bytes.chunks_exact(32);
@@ -28,7 +28,7 @@ pub(super) fn sum(bytes: &[u8], initial: u64) -> u64 {
 }
 
 /// Folds a sum to 16 bits with end-around carry. 0xffff over a whole packet means that its checksum is right.
-pub(super) fn fold(sum: u64) -> u16 {
+pub(crate) fn fold(sum: u64) -> u16 {
     let mut sum = (sum & 0xffff_ffff) + (sum >> 32);
     while sum > 0xffff {
         sum = (sum & 0xffff) + (sum >> 16);
@@ -38,7 +38,7 @@ pub(super) fn fold(sum: u64) -> u16 {
 
 /// The checksum field's bytes for a sum. Never zero, which in UDP would mean "no checksum" (RFC 8200 §8.1) and which
 /// 0xffff equals everywhere else.
-pub(super) fn finish(sum: u64) -> [u8; 2] {
+pub(crate) fn finish(sum: u64) -> [u8; 2] {
     let checksum = !fold(sum);
     if checksum == 0 {
         [0xff; 2]

@@ -1,0 +1,243 @@
+//! Signals: what two nodes of the mesh tell each other inside their session, besides routing. `docs/protocol.md` has the layout.
+//!
+//! A signal is an IPv6/UDP packet between the nodes' link-local addresses, both ports [`PORT`]. It never leaves the session: no
+//! relay, no workload and no program of the host can send or see one.
+
+use std::net::Ipv6Addr;
+
+use crate::packet::{self, HEADER, Ipv6Header, UDP};
+
+/// UDP port of signals, on link-local addresses inside a session.
+pub const PORT: u16 = 6697;
+
+/// The layout described here. Others are ignored.
+const VERSION: u8 = 1;
+
+const UDP_HEADER: usize = 8;
+/// Version, kind, and two bytes that are zero.
+const HEAD: usize = 4;
+const PROBE: u8 = 1;
+const ECHO: u8 = 2;
+const PROBE_BODY: usize = 8;
+const ECHO_BODY: usize = 24;
+
+/// A packet of this length carries any signal: a multiple of 16, as every sealed packet is.
+pub const LEAST: usize = (HEADER + UDP_HEADER + HEAD + ECHO_BODY).next_multiple_of(16);
+
+/// One signal.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Signal {
+    /// Asks for an [`Signal::Echo`] on the way that it came.
+    Probe(Probe),
+    /// Answers a [`Signal::Probe`].
+    Echo(Echo),
+}
+
+/// Which way a probe was sent. The sender says so, since whoever stands between can make a packet arrive another way, but cannot change
+/// what is in it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Way {
+    /// Straight over the underlay.
+    Direct,
+    /// Through other nodes.
+    Relayed,
+}
+
+/// A question whether, and how well, a way works.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Probe {
+    /// Names the question; random, so that no answer can be guessed.
+    pub id: u32,
+    /// Which way it was sent.
+    pub way: Way,
+}
+
+/// An answer.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Echo {
+    /// From the question.
+    pub id: u32,
+    /// Length of the packet that the question came in, in bytes.
+    pub size: u16,
+    /// Data messages that the answerer should have received in this session so far, as the counters of those that came show.
+    pub expected: u64,
+    /// How many of them came.
+    pub received: u64,
+}
+
+impl Signal {
+    /// Reads the signal in a packet from `peer` (its link-local address) to `own`. Nothing: it is none, or of a kind that this
+    /// version does not know.
+    pub fn parse(packet: &[u8], peer: Ipv6Addr, own: Ipv6Addr) -> Option<Self> {
+        let header = Ipv6Header::parse(packet).ok()?;
+        if (header.source, header.destination, header.next_header) != (peer, own, UDP) {
+            return None;
+        }
+        let payload = packet.get(HEADER..HEADER + header.payload)?;
+        let (udp, signal) = payload.split_first_chunk::<UDP_HEADER>()?;
+        if udp[..4] != ports() {
+            return None;
+        }
+        let (head, body) = signal.split_first_chunk::<HEAD>()?;
+        match head {
+            [VERSION, PROBE, ..] => {
+                let body: &[u8; PROBE_BODY] = body.first_chunk()?;
+                Some(Self::Probe(Probe {
+                    id: u32::from_be_bytes([body[0], body[1], body[2], body[3]]),
+                    way: match body[4] {
+                        0 => Way::Direct,
+                        1 => Way::Relayed,
+                        _ => return None,
+                    },
+                }))
+            }
+            [VERSION, ECHO, ..] => {
+                let body: &[u8; ECHO_BODY] = body.first_chunk()?;
+                let word = |at: usize| {
+                    u64::from_be_bytes(body[at..at + 8].try_into().expect("eight bytes of 24"))
+                };
+                Some(Self::Echo(Echo {
+                    id: u32::from_be_bytes([body[0], body[1], body[2], body[3]]),
+                    size: u16::from_be_bytes([body[4], body[5]]),
+                    expected: word(8),
+                    received: word(16),
+                }))
+            }
+            _ => None,
+        }
+    }
+
+    /// The packet that carries the signal, padded to `size` bytes, at least [`LEAST`].
+    pub fn packet(&self, own: Ipv6Addr, peer: Ipv6Addr, size: usize) -> Vec<u8> {
+        let mut payload = vec![0; size.clamp(LEAST, usize::from(u16::MAX)) - HEADER];
+        payload[..4].copy_from_slice(&ports());
+        let length = (payload.len() as u16).to_be_bytes();
+        payload[4..6].copy_from_slice(&length);
+        let (head, body) = payload[UDP_HEADER..].split_at_mut(HEAD);
+        head[0] = VERSION;
+        match self {
+            Self::Probe(Probe { id, way }) => {
+                head[1] = PROBE;
+                body[..4].copy_from_slice(&id.to_be_bytes());
+                body[4] = match way {
+                    Way::Direct => 0,
+                    Way::Relayed => 1,
+                };
+            }
+            Self::Echo(echo) => {
+                head[1] = ECHO;
+                body[..4].copy_from_slice(&echo.id.to_be_bytes());
+                body[4..6].copy_from_slice(&echo.size.to_be_bytes());
+                body[8..16].copy_from_slice(&echo.expected.to_be_bytes());
+                body[16..24].copy_from_slice(&echo.received.to_be_bytes());
+            }
+        }
+        packet::udp(own, peer, payload)
+    }
+}
+
+/// Source and destination port.
+fn ports() -> [u8; 4] {
+    let [high, low] = PORT.to_be_bytes();
+    [high, low, high, low]
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::testdata::{identity, vectors};
+
+    const A: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 1, 2, 3, 4);
+    const B: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 9, 9, 9, 9);
+
+    fn signals() -> impl Strategy<Value = Signal> {
+        let way = prop_oneof![Just(Way::Direct), Just(Way::Relayed)];
+        prop_oneof![
+            (any::<u32>(), way).prop_map(|(id, way)| Signal::Probe(Probe { id, way })),
+            any::<(u32, u16, u64, u64)>().prop_map(|(id, size, expected, received)| {
+                Signal::Echo(Echo {
+                    id,
+                    size,
+                    expected,
+                    received,
+                })
+            }),
+        ]
+    }
+
+    #[test]
+    fn a_signal_of_another_version_kind_or_way_is_ignored() {
+        let probe = Signal::Probe(Probe {
+            id: 7,
+            way: Way::Direct,
+        });
+        let packet = probe.packet(A, B, 0);
+        assert_eq!(packet.len(), LEAST);
+        assert_eq!(Signal::parse(&packet, A, B), Some(probe));
+        for at in [48, 49, 56] {
+            let mut other = packet.clone();
+            other[at] = 99;
+            assert_eq!(Signal::parse(&other, A, B), None, "byte {at}");
+        }
+        assert_eq!(Signal::parse(&packet, B, A), None, "other addresses");
+    }
+
+    #[test]
+    fn the_published_vectors_hold() {
+        let [own, peer] = [0, 1].map(|n| identity(n).node().link_local());
+        let probe = |way| {
+            Signal::Probe(Probe {
+                id: 0x0102_0304,
+                way,
+            })
+        };
+        let echo = Signal::Echo(Echo {
+            id: 0x0102_0304,
+            size: 1420,
+            expected: 1000,
+            received: 997,
+        });
+        let mut seen = 0;
+        for (name, packet) in vectors("signals") {
+            let read = Signal::parse(&packet, own, peer);
+            let expected = match name {
+                "probe 01020304, direct" => Some(probe(Way::Direct)),
+                "probe 01020304, relayed, in a packet of 100 bytes" => Some(probe(Way::Relayed)),
+                "probe 01020304, direct, with fields of a later release" => {
+                    assert_eq!(read, Some(probe(Way::Direct)));
+                    continue;
+                }
+                name if name.starts_with("echo") => Some(echo),
+                _ => None,
+            };
+            assert_eq!(read, expected, "{name}");
+            if let Some(signal) = expected {
+                assert_eq!(signal.packet(own, peer, packet.len()), packet, "{name}");
+                seen += 1;
+            }
+        }
+        assert_eq!(seen, 3);
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read(signal in signals(), size in 0_usize..2000) {
+            let packet = signal.packet(A, B, size);
+            prop_assert_eq!(packet.len(), size.max(LEAST));
+            prop_assert_eq!(Signal::parse(&packet, A, B), Some(signal));
+            prop_assert_eq!(packet::checksum(A, B, UDP, &packet[HEADER..]), 0);
+        }
+
+        #[test]
+        fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..120)) {
+            let mut packet = Signal::Probe(Probe { id: 1, way: Way::Direct }).packet(A, B, 0);
+            let _ = Signal::parse(&bytes, A, B);
+            packet.truncate(HEADER);
+            packet.extend_from_slice(&bytes);
+            packet[4..6].copy_from_slice(&(bytes.len() as u16).to_be_bytes());
+            let _ = Signal::parse(&packet, A, B);
+        }
+    }
+}
