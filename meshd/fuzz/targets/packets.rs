@@ -2,11 +2,16 @@
 
 use std::net::Ipv6Addr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use meshd::fib::Lookup;
-use meshd::forward::delivery::{Delivery, deliver};
-use meshd::icmp::{self, Unreachable};
+use meshd::fib::Role;
+use meshd::forward::delivery::{Arrival, Delivery, deliver};
+use meshd::fragment::Reassembly;
+use meshd::icmp::{self, RelayError, Unreachable};
 use meshd::packet::{self, HEADER, ICMPV6, Ipv6Header};
+use meshd::relayed::{self, Relayed};
+use meshd::signal::Signal;
 use wireguard::Verdict;
 
 use crate::bytes::Bytes;
@@ -28,13 +33,17 @@ pub(crate) fn carry(bytes: &[u8]) {
         2 => Some(scene.other.address()),
         3 => Some(Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1)),
         4 => Some(Ipv6Addr::UNSPECIFIED),
-        _ => None,
+        5 => Some(scene.far.address()),
+        6 => Some(scene.other.link_local()),
+        _ => Some(scene.own.link_local()),
     };
     if let Some(header) = packet.first_chunk_mut::<HEADER>() {
         if choice & 0x80 == 0 {
             header[0] = 0x60 | header[0] & 15;
         }
-        for (at, address) in [(8, known(addresses)), (24, known(addresses >> 4))] {
+        // The fourth bit of each leaves what the fuzzer wrote.
+        let named = |n: u8| known(n).filter(|_| n & 8 == 0);
+        for (at, address) in [(8, named(addresses)), (24, named(addresses >> 4))] {
             if let Some(address) = address {
                 header[at..at + 16].copy_from_slice(&address.octets());
             }
@@ -52,6 +61,17 @@ pub(crate) fn carry(bytes: &[u8]) {
         _ => Verdict::Foreign,
     };
 
+    let arrival = if choice & 0x20 == 0 {
+        Arrival::Direct
+    } else {
+        Arrival::Relayed
+    };
+    let carrier = match (verdict, choice & 0x10) {
+        (Verdict::Leaf, _) => &scene.carriers[1],
+        (Verdict::Owned | Verdict::Foreign, 0) => &scene.carriers[0],
+        (Verdict::Owned | Verdict::Foreign, _) => &scene.carriers[2],
+    };
+
     let header = Ipv6Header::parse(&packet);
     let upper = packet::upper_layer(&packet);
     if let Ok(header) = header {
@@ -60,7 +80,7 @@ pub(crate) fn carry(bytes: &[u8]) {
     if let Some(upper) = upper.filter(|upper| !upper.is_later_fragment) {
         assert!((HEADER..=packet.len()).contains(&upper.offset));
     }
-    match deliver(&scene.fib, verdict, &packet) {
+    match deliver(&scene.fib, carrier, arrival, verdict, &packet) {
         Delivery::Host => {
             assert_ne!(verdict, Verdict::Foreign);
             assert_eq!(
@@ -77,9 +97,44 @@ pub(crate) fn carry(bytes: &[u8]) {
             );
             assert!(verdict == Verdict::Leaf || destination == scene.leaf);
         }
+        Delivery::Nested => {
+            let header = header.expect("delivered");
+            assert_eq!(header.destination, scene.own.address());
+            assert!(matches!(
+                Relayed::parse(&header, &packet),
+                Some(Relayed::Whole(_))
+            ));
+            assert!(arrival == Arrival::Direct && carrier.role != Role::Leaf);
+        }
+        Delivery::Part => {
+            assert_eq!(header.expect("delivered").destination, scene.own.address());
+            // Whatever comes of it is a packet that can be looked at again.
+            if let Ok(Some(whole)) = Reassembly::default().push(&packet, Instant::now()) {
+                assert!(Ipv6Header::parse(&whole).is_ok());
+            }
+        }
+        Delivery::Transit(next_hop) => {
+            let destination = header.expect("delivered").destination;
+            assert!(relayed::is_node(destination) && destination != scene.own.address());
+            assert!(!Arc::ptr_eq(&next_hop.session, &carrier.session));
+            assert_eq!(arrival, Arrival::Direct);
+        }
+        Delivery::Babel | Delivery::Signal => {
+            assert!(header.expect("delivered").source.is_unicast_link_local());
+            assert_ne!(carrier.role, Role::Leaf);
+        }
+        Delivery::RelayError => {
+            assert_eq!(header.expect("delivered").destination, scene.own.address());
+        }
         Delivery::Discard(_) => {}
-        Delivery::Refuse(..) => assert_eq!(verdict, Verdict::Leaf),
+        Delivery::Refuse(..) => {
+            assert!(verdict == Verdict::Leaf || carrier.role != Role::Leaf);
+        }
     }
+    // Total, whatever they are given.
+    let _ = RelayError::parse(&packet);
+    let (own, other) = (scene.own.link_local(), scene.other.link_local());
+    let _ = Signal::parse(&packet, other, own);
     check_errors(&packet, scene.own.address());
     if icmp::echo_reply(&packet, TOKEN).is_some() {
         assert_eq!(packet[48..56], TOKEN);
@@ -93,6 +148,7 @@ pub(crate) fn carry(bytes: &[u8]) {
 
 fn check_errors(packet: &[u8], own: Ipv6Addr) {
     for what in [
+        Unreachable::TooBig(1300),
         Unreachable::NoRoute,
         Unreachable::Address,
         Unreachable::SourcePolicy,

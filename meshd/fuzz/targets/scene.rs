@@ -1,4 +1,4 @@
-//! A node that knows another node and has a leaf, without any of its threads.
+//! A node that knows another node, which is its neighbour and leads to a third, and has a leaf, without any of its threads.
 #![allow(dead_code, reason = "no target uses all of it")]
 
 use std::net::Ipv6Addr;
@@ -6,10 +6,11 @@ use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use ipnetwork::Ipv6Network;
-use meshd::fib::Fib;
+use meshd::fib::{Carrier, Fib, NextHop, Own, Relay, Role};
 use meshd::icmp::EchoToken;
 use meshd::identity::{Identity, NodeId};
-use wireguard::{Device, Kind, Peer, PrivateKey, PublicKey, Session, Upkeep};
+use routing::LinkId;
+use wireguard::{Device, Kind, Peer, PrivateKey, PublicKey, Underlay, Upkeep};
 
 const POOL: &str = include_str!("../../testdata/identities.txt");
 
@@ -20,10 +21,12 @@ pub(crate) struct Scene {
     pub(crate) fib: Fib,
     pub(crate) own: NodeId,
     pub(crate) other: NodeId,
+    /// Behind the other node.
+    pub(crate) far: NodeId,
     pub(crate) leaf: Ipv6Addr,
-    /// With the other node, and with the leaf.
-    pub(crate) sessions: [Arc<Session>; 2],
-    /// Two receiver indices that lead to each.
+    /// With the other node, with the leaf, and with the far node.
+    pub(crate) carriers: [Carrier; 3],
+    /// Two receiver indices that lead to the other node, and two to the leaf.
     pub(crate) receivers: [[u32; 2]; 2],
 }
 
@@ -38,7 +41,7 @@ pub(crate) fn scene() -> &'static Scene {
     static SCENE: OnceLock<Scene> = OnceLock::new();
     SCENE.get_or_init(|| {
         let identity_own = identity(0);
-        let (own, other) = (identity_own.node(), identity(1).node());
+        let [own, other, far] = [0, 1, 2].map(|n| identity(n).node());
         let leaf = Ipv6Addr::from_bits(own.address().to_bits() + 0x54);
         let mut device = Device::new(identity_own.private_key().clone(), 7);
         let mut add = |key: PublicKey, kind, prefix: Ipv6Network| {
@@ -55,23 +58,49 @@ pub(crate) fn scene() -> &'static Scene {
                 .add_peer(peer, Instant::now())
                 .expect("a fresh device")
         };
-        let sessions = [
-            add(other.public_key(), Kind::Mesh, other.prefix()),
-            add(
-                PrivateKey::from_bytes([9; 32]).public(),
-                Kind::Stock,
-                leaf.into(),
-            ),
-        ];
-        let routes = [
-            (Arc::clone(&sessions[0]), vec![other.prefix()]),
-            (Arc::clone(&sessions[1]), vec![leaf.into()]),
-        ];
-        let fib = Fib::new(own.address(), own.prefix(), TOKEN, routes);
+        let mut node = |node: NodeId| Carrier {
+            session: add(node.public_key(), Kind::Mesh, node.prefix()),
+            owns: vec![node.prefix()],
+            role: Role::Node {
+                address: node.address(),
+                link_local: node.link_local(),
+                relay: Relay::Yes,
+            },
+            stats: Arc::default(),
+        };
+        let (with_other, with_far) = (node(other), node(far));
+        let key = PrivateKey::from_bytes([9; 32]).public();
+        let with_leaf = Carrier {
+            session: add(key, Kind::Stock, leaf.into()),
+            owns: vec![leaf.into()],
+            role: Role::Leaf,
+            stats: Arc::default(),
+        };
+        let next_hop = Arc::new(NextHop {
+            link: LinkId(1),
+            session: Arc::clone(&with_other.session),
+            endpoint: Underlay::unproven(([192, 0, 2, 1], 7).into()),
+            mtu: 1420,
+        });
+        let carriers = [with_other, with_leaf, with_far];
+        let copies = carriers.each_ref().map(|carrier| Carrier {
+            session: Arc::clone(&carrier.session),
+            owns: carrier.owns.clone(),
+            role: carrier.role,
+            stats: Arc::clone(&carrier.stats),
+        });
+        let routes = [other, far].map(|node| (node.prefix(), Some(Arc::clone(&next_hop))));
+        let itself = Own {
+            address: own.address(),
+            prefix: own.prefix(),
+            link_local: own.link_local(),
+            token: TOKEN,
+        };
+        let fib = Fib::new(itself, copies, routes);
         let receivers = [0, 1].map(|at: usize| {
             let leads_there = |index: &u32| {
                 fib.receiver(*index)
-                    .is_some_and(|session| Arc::ptr_eq(session, &sessions[at]))
+                    .is_some_and(|found| Arc::ptr_eq(&found.session, &carriers[at].session))
             };
             let mut found = (0..).filter(leads_there);
             [0; 2].map(|_| found.next().expect("one index in 32,768"))
@@ -80,8 +109,9 @@ pub(crate) fn scene() -> &'static Scene {
             fib,
             own,
             other,
+            far,
             leaf,
-            sessions,
+            carriers,
             receivers,
         }
     })

@@ -39,7 +39,7 @@ fn peer(key: &PublicKey, prefix: &str, at: usize) -> Peer {
         preshared: None,
         kind: Kind::Mesh,
         allowed: vec![prefix.parse().expect("a prefix")],
-        endpoints: vec![endpoint(at).remote],
+        endpoints: vec![endpoint(at)],
         persistent_keepalive: None,
         upkeep: Upkeep::OnDemand,
     }
