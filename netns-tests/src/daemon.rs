@@ -1,11 +1,10 @@
 //! A running `meshd`: the real program, with its own configuration, key, state, socket and log.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::fs;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitStatus;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -16,159 +15,15 @@ use crate::host::Host;
 use crate::identity::Identity;
 use crate::lab;
 use crate::process::{Output, Process};
+use crate::settings::{Paths, Settings};
 use crate::wait::{secs, wait_until};
 
-/// The port servers listen on.
-pub const PORT: u16 = 51860;
 /// How long a daemon may take from its start until it answers.
-const START: Duration = secs(10);
+pub(crate) const START: Duration = secs(10);
 /// How long a command of the command line interface may take.
 const COMMAND: Duration = secs(15);
 /// Names another `meshd` than the one built together with the tests.
 const PROGRAM: &str = "MESHD_BIN";
-
-/// What one daemon is configured with.
-#[derive(Clone, Debug)]
-pub struct Settings {
-    identity: Identity,
-    listen: Vec<String>,
-    mtu: Option<u16>,
-    log_level: String,
-    node: String,
-    tables: String,
-    wrapper: String,
-}
-
-impl Settings {
-    /// The node with this identity, on port 51860 of all addresses, without libp2p.
-    pub fn new(identity: &Identity) -> Self {
-        let listen = vec![format!("[::]:{PORT}"), format!("0.0.0.0:{PORT}")];
-        Self {
-            identity: identity.clone(),
-            listen,
-            mtu: None,
-            log_level: "debug".into(),
-            node: String::new(),
-            tables: "[control]\nenabled = false\n".into(),
-            wrapper: String::new(),
-        }
-    }
-
-    /// The two ends of a link: nodes that know each other's key and endpoint.
-    pub fn pair(a: (&Identity, IpAddr), b: (&Identity, IpAddr)) -> (Self, Self) {
-        let at = |address| SocketAddr::new(address, PORT);
-        (
-            Self::new(a.0).peer("b", b.0, Some(at(b.1))),
-            Self::new(b.0).peer("a", a.0, Some(at(a.1))),
-        )
-    }
-
-    /// A peer, by what this node calls it, where it is to be found if that is known.
-    #[must_use]
-    pub fn peer(self, name: &str, peer: &Identity, endpoint: Option<SocketAddr>) -> Self {
-        let endpoint = endpoint
-            .map(|endpoint| format!("endpoint = \"{endpoint}\"\n"))
-            .unwrap_or_default();
-        self.table(&format!(
-            "[[peers]]\nname = \"{name}\"\npublic_key = \"{}\"\n{endpoint}",
-            peer.public_key
-        ))
-    }
-
-    /// A stock WireGuard device that is a leaf of this node, with its address there.
-    #[must_use]
-    pub fn stock(
-        self,
-        name: &str,
-        public_key: &str,
-        allowed: Ipv6Addr,
-        endpoint: Option<SocketAddr>,
-    ) -> Self {
-        let endpoint = endpoint
-            .map(|endpoint| format!("endpoint = \"{endpoint}\"\n"))
-            .unwrap_or_default();
-        self.table(&format!(
-            "[[wireguard.stock]]\nname = \"{name}\"\npublic_key = \"{public_key}\"\nallowed = [\"{allowed}/128\"]\n{endpoint}"
-        ))
-    }
-
-    /// Listens there instead.
-    #[must_use]
-    pub fn listen(mut self, addresses: &[&str]) -> Self {
-        self.listen = addresses.iter().map(ToString::to_string).collect();
-        self
-    }
-
-    /// Another MTU of the overlay interface than the default.
-    #[must_use]
-    pub const fn mtu(mut self, mtu: u16) -> Self {
-        self.mtu = Some(mtu);
-        self
-    }
-
-    /// Another level than `debug`.
-    #[must_use]
-    pub fn log_level(mut self, level: &str) -> Self {
-        level.clone_into(&mut self.log_level);
-        self
-    }
-
-    /// A line of the table `[node]`.
-    #[must_use]
-    pub fn node(mut self, line: &str) -> Self {
-        self.node.push_str(line);
-        self.node.push('\n');
-        self
-    }
-
-    /// The program that starts it, with arguments (`env A=b`, `setpriv …`); it must become the daemon by `exec`.
-    #[must_use]
-    pub fn started_by(mut self, wrapper: &str) -> Self {
-        wrapper.clone_into(&mut self.wrapper);
-        self
-    }
-
-    /// A further table, as text.
-    #[must_use]
-    pub fn table(mut self, toml: &str) -> Self {
-        self.tables.push_str(toml);
-        self.tables.push('\n');
-        self
-    }
-
-    fn toml(&self, name: &str, paths: &Paths) -> String {
-        let mut text = String::new();
-        let mtu = self
-            .mtu
-            .map(|mtu| format!("mtu = {mtu}\n"))
-            .unwrap_or_default();
-        let listen = self
-            .listen
-            .iter()
-            .map(|address| format!("\"{address}\""))
-            .collect::<Vec<_>>()
-            .join(", ");
-        write!(
-            text,
-            "[node]\nname = \"{name}\"\nstate_dir = \"{state}\"\n{node}\n[interface]\nname = \"mesh0\"\n{mtu}\n[wireguard]\nlisten = [{listen}]\n\n\
-             [api]\nsocket = \"{socket}\"\n\n[log]\nlevel = \"{level}\"\nformat = \"text\"\n\n{tables}",
-            state = paths.state.display(),
-            level = self.log_level,
-            node = self.node,
-            socket = paths.socket.display(),
-            tables = self.tables,
-        )
-        .expect("a string takes all that is written");
-        text
-    }
-}
-
-#[derive(Debug)]
-struct Paths {
-    config: PathBuf,
-    state: PathBuf,
-    socket: PathBuf,
-}
 
 /// A `meshd` on a host. Cheap to clone; all clones are the same daemon, which ends with the lab.
 #[derive(Clone, Debug)]
@@ -184,8 +39,9 @@ struct Inner {
 }
 
 impl Daemon {
+    /// Starts one and does not wait.
     #[track_caller]
-    pub(crate) fn start(host: &Host, settings: Settings) -> Self {
+    pub(crate) fn launch(host: &Host, settings: Settings) -> Self {
         let paths = Paths {
             config: host.directory().join("meshd.toml"),
             state: host.directory().join("state"),
@@ -220,12 +76,18 @@ impl Daemon {
             process: Mutex::default(),
         }));
         daemon.configure(&settings);
-        daemon.run();
+        daemon.spawn();
         daemon
     }
 
     #[track_caller]
     fn run(&self) {
+        self.spawn();
+        self.wait_until_ready(START);
+    }
+
+    #[track_caller]
+    fn spawn(&self) {
         let line = format!(
             "{} {} run --config {}",
             self.0.wrapper,
@@ -233,8 +95,13 @@ impl Daemon {
             self.0.paths.config.display()
         );
         *self.process() = Some(self.0.host.spawn(&line));
+    }
+
+    /// Waits until it answers its socket.
+    #[track_caller]
+    pub(crate) fn wait_until_ready(&self, within: Duration) {
         wait_until(
-            START,
+            within,
             &format!("meshd on {} is ready", self.0.host.name()),
             || {
                 if self
@@ -333,7 +200,7 @@ impl Daemon {
             .unwrap_or_else(|err| panic!("{}: meshd {line}: {err}", self.0.host.name()))
     }
 
-    fn try_json(&self, line: &str) -> Result<Value, String> {
+    pub(crate) fn try_json(&self, line: &str) -> Result<Value, String> {
         let text = self.command(&format!("{line} --json"))?.success()?;
         serde_json::from_str(&text).map_err(|err| format!("not JSON ({err}): {text}"))
     }
@@ -384,6 +251,15 @@ impl Daemon {
             .as_ref()
             .map(Process::log)
             .unwrap_or_default()
+    }
+
+    /// Starts a command of its command line interface that runs beside the test.
+    #[track_caller]
+    pub(crate) fn spawn_command(&self, line: &str) -> Process {
+        let socket = self.0.paths.socket.display();
+        self.0
+            .host
+            .spawn(&format!("{} --socket {socket} {line}", program()))
     }
 
     /// Asks it to end (SIGTERM) and returns how it did; `None` when it had to be killed after five seconds.

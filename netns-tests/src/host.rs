@@ -8,9 +8,11 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use crate::daemon::{Daemon, Settings};
+use crate::daemon::{Daemon, START};
+use crate::inside;
 use crate::lab::Site;
 use crate::process::{self, Output, Process};
+use crate::settings::Settings;
 use crate::wait::{secs, wait_until};
 
 /// How long a command may take whose caller names no limit.
@@ -28,16 +30,29 @@ struct Inner {
     interfaces: AtomicU32,
     logs: AtomicU32,
     daemons: Mutex<Vec<Daemon>>,
-    captures: Mutex<Vec<Process>>,
+    held: Mutex<Vec<Process>>,
+    witnesses: Mutex<Vec<(String, Witness)>>,
 }
+
+/// Tells what is known, when a test has failed.
+type Witness = Box<dyn Fn() -> String + Send + Sync>;
 
 impl Host {
     pub(crate) fn new(site: &Arc<Site>, name: &str) -> Self {
+        let host = Self::without_namespace(site, name);
+        run_outside(&format!("ip netns add {}", host.namespace()));
+        host.settle();
+        host.run("ip link set lo up");
+        host
+    }
+
+    /// A host whose namespace the caller makes, settles and brings `lo` up in.
+    pub(crate) fn without_namespace(site: &Arc<Site>, name: &str) -> Self {
         let namespace = site.namespace(name);
         let directory = site.directory().join(name);
         std::fs::create_dir_all(&directory)
             .unwrap_or_else(|err| panic!("cannot make {}: {err}", directory.display()));
-        let host = Self(Arc::new(Inner {
+        Self(Arc::new(Inner {
             site: site.clone(),
             name: name.to_owned(),
             namespace,
@@ -45,15 +60,20 @@ impl Host {
             interfaces: AtomicU32::new(0),
             logs: AtomicU32::new(0),
             daemons: Mutex::default(),
-            captures: Mutex::default(),
-        }));
-        run_outside(&format!("ip netns add {}", host.namespace()));
-        // Addresses are usable at once: a lab has no duplicates to detect.
-        host.run("sysctl -qw net.ipv6.conf.all.accept_dad=0 net.ipv6.conf.default.accept_dad=0");
-        // An address taken away must not take along the one that replaces it.
-        host.run("sysctl -qw net.ipv4.conf.all.promote_secondaries=1 net.ipv4.conf.default.promote_secondaries=1");
-        host.run("ip link set lo up");
-        host
+            held: Mutex::default(),
+            witnesses: Mutex::default(),
+        }))
+    }
+
+    /// Sets the kernel of a new namespace up as a lab wants it.
+    #[track_caller]
+    pub(crate) fn settle(&self) {
+        for of in ["all", "default"] {
+            // Addresses are usable at once: a lab has no duplicates to detect.
+            self.sysctl(&format!("ipv6/conf/{of}/accept_dad"), "0");
+            // An address taken away must not take along the one that replaces it.
+            self.sysctl(&format!("ipv4/conf/{of}/promote_secondaries"), "1");
+        }
     }
 
     /// The name it was given.
@@ -125,9 +145,15 @@ impl Host {
     /// When it cannot be started.
     #[track_caller]
     pub fn spawn(&self, line: &str) -> Process {
-        let mut command = self.command(&words(line));
+        self.spawn_argv(&words(line))
+    }
+
+    /// As [`Self::spawn`], with arguments of its own right.
+    #[track_caller]
+    pub(crate) fn spawn_argv(&self, argv: &[&str]) -> Process {
+        let mut command = self.command(argv);
         command.stdin(Stdio::null());
-        self.start(command, line)
+        self.start(command, &argv.join(" "))
     }
 
     #[track_caller]
@@ -219,7 +245,29 @@ impl Host {
     /// Makes it forward packets, both families.
     #[track_caller]
     pub fn forward(&self) {
-        self.run("sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1");
+        self.sysctl("ipv4/ip_forward", "1");
+        self.sysctl("ipv6/conf/all/forwarding", "1");
+    }
+
+    /// Makes it forward no IPv6 any more, silently: what it announces elsewhere, it drops.
+    #[track_caller]
+    pub fn stop_forwarding(&self) {
+        self.sysctl("ipv6/conf/all/forwarding", "0");
+    }
+
+    /// Sets a value under `/proc/sys/net/`.
+    #[track_caller]
+    pub fn sysctl(&self, name: &str, value: &str) {
+        let path = Path::new("/proc/sys/net").join(name);
+        let written = self.inside(|| std::fs::write(&path, value));
+        written
+            .unwrap_or_else(|err| panic!("{}: cannot set {}: {err}", self.name(), path.display()));
+    }
+
+    /// Runs code of this process in the namespace, for sockets and files that belong there. It must not start processes: they would
+    /// end with the thread that this runs on.
+    pub fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        inside::inside(self.namespace(), work)
     }
 
     /// Captures what passes an interface into `<directory>/<number>-<interface>.pcap`, from the moment this returns.
@@ -238,12 +286,32 @@ impl Host {
             None if tcpdump.log().contains("listening on") => Ok(()),
             _ => Err(tcpdump.log()),
         });
+        self.hold(tcpdump);
+        file
+    }
+
+    /// Keeps a process until the host goes.
+    pub(crate) fn hold(&self, process: Process) {
         self.0
-            .captures
+            .held
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .push(tcpdump);
-        file
+            .push(process);
+    }
+
+    /// How many packets of a capture pass a filter, as `tcpdump` takes it.
+    ///
+    /// # Panics
+    /// When `tcpdump` does not understand the filter.
+    #[track_caller]
+    pub fn captured(&self, file: &Path, filter: &str) -> usize {
+        let path = file.display().to_string();
+        let said = self
+            .output_of(&["tcpdump", "-n", "-r", &path, filter], "", PATIENCE)
+            .and_then(Output::success);
+        said.unwrap_or_else(|err| panic!("tcpdump -r {path} {filter}: {err}"))
+            .lines()
+            .count()
     }
 
     /// Starts `meshd` here and waits until it answers its socket.
@@ -252,7 +320,15 @@ impl Host {
     /// When there is no such program or it is not ready in ten seconds.
     #[track_caller]
     pub fn meshd(&self, settings: Settings) -> Daemon {
-        let daemon = Daemon::start(self, settings);
+        let daemon = self.launch_meshd(settings);
+        daemon.wait_until_ready(START);
+        daemon
+    }
+
+    /// Starts `meshd` here and does not wait.
+    #[track_caller]
+    pub(crate) fn launch_meshd(&self, settings: Settings) -> Daemon {
+        let daemon = Daemon::launch(self, settings);
         self.0
             .daemons
             .lock()
@@ -289,11 +365,31 @@ impl Host {
             .iter()
             .enumerate()
         {
-            let status = daemon
-                .try_status()
-                .map_or_else(|err| err, |status| format!("{status:#}"));
-            self.keep(&format!("status-{number}.json"), &status);
+            for verb in ["status", "links", "routes"] {
+                let shown = daemon
+                    .try_json(verb)
+                    .map_or_else(|err| err, |shown| format!("{shown:#}"));
+                self.keep(&format!("{verb}-{number}.json"), &shown);
+            }
         }
+        for (name, witness) in self
+            .0
+            .witnesses
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .iter()
+        {
+            self.keep(name, &witness());
+        }
+    }
+
+    /// Has `witness` asked when a test fails; what it says is kept in that file. What it owns lives until the host goes.
+    pub(crate) fn witness(&self, file: &str, witness: impl Fn() -> String + Send + Sync + 'static) {
+        self.0
+            .witnesses
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push((file.to_owned(), Box::new(witness)));
     }
 
     fn keep(&self, name: &str, text: &str) {
@@ -306,7 +402,7 @@ impl Host {
     /// Ends every process of this host, whoever started it, and removes the namespace.
     pub(crate) fn remove(&self) {
         self.0
-            .captures
+            .held
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clear();
@@ -319,6 +415,11 @@ impl Host {
         {
             daemon.kill();
         }
+        self.0
+            .witnesses
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clear();
         crate::lab::remove_namespace(self.namespace());
     }
 }
@@ -337,6 +438,14 @@ pub(crate) fn run_outside(line: &str) -> String {
 
 pub(crate) fn try_run_outside(line: &str) -> Result<String, String> {
     process::run(process::command(None, &words(line)), "", PATIENCE)?.success()
+}
+
+/// As [`run_outside`], with standard input.
+#[track_caller]
+pub(crate) fn run_outside_with(line: &str, input: &str) {
+    let done = process::run(process::command(None, &words(line)), input, PATIENCE)
+        .and_then(Output::success);
+    done.unwrap_or_else(|err| panic!("{line}: {err}\n{input}"));
 }
 
 fn words(line: &str) -> Vec<&str> {

@@ -6,7 +6,9 @@ use std::path::Path;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use blake2::{Blake2s256, Digest as _};
 use ed25519_dalek::SigningKey;
+use ipnetwork::Ipv6Network;
 
 /// Where the pool is, from the root of the workspace.
 const POOL: &str = "meshd/testdata/identities.txt";
@@ -66,14 +68,56 @@ impl Identity {
         })
     }
 
-    /// The WireGuard private key, base64, for a stock program that is to act as this node.
-    pub fn private_key(&self) -> String {
+    /// The key that the seed is.
+    pub(crate) fn signing_key(&self) -> SigningKey {
         let mut seed = [0; 32];
         for (byte, digits) in seed.iter_mut().zip(self.seed.as_bytes().chunks_exact(2)) {
             let digits = std::str::from_utf8(digits).expect("hexadecimal digits are ASCII");
             *byte = u8::from_str_radix(digits, 16).expect("the seed is hexadecimal");
         }
-        STANDARD.encode(SigningKey::from_bytes(&seed).to_scalar_bytes())
+        SigningKey::from_bytes(&seed)
+    }
+
+    /// The WireGuard private key, base64, for a stock program that is to act as this node.
+    pub fn private_key(&self) -> String {
+        STANDARD.encode(self.signing_key().to_scalar_bytes())
+    }
+
+    /// The node's /64.
+    pub fn prefix(&self) -> Ipv6Network {
+        self.part(64)
+    }
+
+    /// The first part of the node's /64 of that length, from 64 to 128.
+    pub fn part(&self, length: u8) -> Ipv6Network {
+        let [a, b, c, d, ..] = self.address.segments();
+        Ipv6Network::new([a, b, c, d, 0, 0, 0, 0].into(), length).expect("a length of up to 128")
+    }
+
+    /// The node's link-local address inside its sessions.
+    pub fn link_local(&self) -> Ipv6Addr {
+        let mut octets = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0).octets();
+        octets[8..].copy_from_slice(&self.hash("meshd link-local v1"));
+        octets.into()
+    }
+
+    /// The router-id of the node, by which it originates routes.
+    pub fn router_id(&self) -> [u8; 8] {
+        self.hash("meshd router-id v1")
+    }
+
+    /// What docs/protocol.md derives from the public key by way of a tag.
+    fn hash(&self, tag: &str) -> [u8; 8] {
+        let key = STANDARD
+            .decode(&self.public_key)
+            .expect("the key is base64");
+        let hash = Blake2s256::new()
+            .chain_update(tag)
+            .chain_update(key)
+            .finalize();
+        let mut first = [0; 8];
+        first.copy_from_slice(&hash[..8]);
+        first
     }
 
     /// Another address of the node's /64, for a workload or a leaf: `n` in the last 16 bits.
@@ -100,6 +144,21 @@ mod tests {
             identity.address_of(0x5555).to_string(),
             "6a3:9c1e:77b0:1f42::5555"
         );
+    }
+
+    /// The first identity of the pool is the first of the test vectors in docs/protocol.md.
+    #[test]
+    fn the_views_of_a_key_are_those_of_the_protocol() {
+        let identity = Identity::from_pool(0);
+        assert_eq!(
+            identity.link_local().to_string(),
+            "fe80::2743:8fc2:586:61aa"
+        );
+        assert_eq!(
+            identity.router_id(),
+            0x15d3_166e_b4ba_2948_u64.to_be_bytes()
+        );
+        assert_eq!(identity.prefix().to_string(), "664:6008:a954:afec::/64");
     }
 
     #[test]

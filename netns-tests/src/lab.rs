@@ -123,10 +123,7 @@ impl Lab {
     #[track_caller]
     pub fn host(&self, name: &str) -> Host {
         let host = Host::new(&self.site, name);
-        self.hosts
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(host.clone());
+        self.adopt(&host);
         host
     }
 
@@ -210,6 +207,17 @@ impl Lab {
     pub fn identity(&self) -> Identity {
         let number = self.identities.fetch_add(1, Ordering::Relaxed);
         Identity::from_pool(number as usize)
+    }
+
+    pub(crate) fn site(&self) -> &Arc<Site> {
+        &self.site
+    }
+
+    pub(crate) fn adopt(&self, host: &Host) {
+        self.hosts
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(host.clone());
     }
 
     /// Where everything about this test is written.
@@ -353,6 +361,26 @@ impl Link {
         self.a.host.link_down(&self.a.interface);
     }
 
+    /// Cuts it so that nobody is told: both cards stay up, and nothing arrives, until [`Self::restore`].
+    #[track_caller]
+    pub fn silence(&self) {
+        self.both(Port::deafen);
+    }
+
+    /// Restores what was silenced.
+    #[track_caller]
+    pub fn restore(&self) {
+        self.both(Port::undeafen);
+    }
+
+    /// Both ends at the same time, as far as that goes.
+    fn both(&self, change: fn(&Port)) {
+        std::thread::scope(|scope| {
+            scope.spawn(|| change(&self.a));
+            change(&self.b);
+        });
+    }
+
     /// Mends what was cut.
     #[track_caller]
     pub fn mend(&self) {
@@ -372,13 +400,52 @@ impl Link {
 }
 
 impl Port {
+    /// Takes nothing in any more, while the card stays up and nobody is told.
+    #[track_caller]
+    pub fn deafen(&self) {
+        self.nft(&format!(
+            "table netdev deaf-{0} {{\n chain in {{ type filter hook ingress device \"{0}\" priority -500; policy drop; }}\n}}\n",
+            self.interface
+        ));
+    }
+
+    /// Takes in again what comes.
+    #[track_caller]
+    pub fn undeafen(&self) {
+        self.nft(&format!("delete table netdev deaf-{}\n", self.interface));
+    }
+
+    /// Loses what it is to send if an expression of nftables matches, in silence: whoever sends it is told that it was sent.
+    #[track_caller]
+    pub fn lose(&self, what: &str) {
+        self.nft(&format!(
+            "table netdev lossy-{0} {{\n chain out {{ type filter hook egress device \"{0}\" priority 0; {what} drop\n }}\n}}\n",
+            self.interface
+        ));
+    }
+
+    #[track_caller]
+    fn nft(&self, rules: &str) {
+        let done = self
+            .host
+            .output_of(&["nft", "-f", "-"], rules, secs(5))
+            .and_then(process::Output::success);
+        done.unwrap_or_else(|err| panic!("{}: nft {rules}: {err}", self.host.name()));
+    }
+
     #[track_caller]
     pub(crate) fn addressed(host: &Host, interface: String, network: u16, number: u8) -> Self {
+        let port = Self::planned(host, interface, network, number);
+        host.set_address(&port.interface, &format!("{}/24", port.v4));
+        host.set_address(&port.interface, &format!("{}/64", port.v6));
+        port
+    }
+
+    /// A port whose addresses are yet to be set.
+    pub(crate) fn planned(host: &Host, interface: String, network: u16, number: u8) -> Self {
         let [high, low] = network.to_be_bytes();
         let v4 = Ipv4Addr::new(10, 77 + high, low, number);
         let v6 = Ipv6Addr::new(0xfd77, network, 0, 0, 0, 0, 0, u16::from(number));
-        host.set_address(&interface, &format!("{v4}/24"));
-        host.set_address(&interface, &format!("{v6}/64"));
         Self {
             host: host.clone(),
             interface,

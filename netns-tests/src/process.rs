@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::fs::{self, File};
-use std::io::{Read, Seek, Write};
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -142,6 +142,20 @@ impl Process {
         fs::read(&self.log).map_or_else(
             |_| String::new(),
             |bytes| String::from_utf8_lossy(&bytes).into_owned(),
+        )
+    }
+
+    /// Everything it wrote after so many bytes.
+    pub(crate) fn log_from(&self, offset: usize) -> String {
+        let mut bytes = Vec::new();
+        let offset = offset as u64;
+        let read = File::open(&self.log).and_then(|mut file| {
+            file.seek(SeekFrom::Start(offset))?;
+            file.read_to_end(&mut bytes)
+        });
+        read.map_or_else(
+            |_| String::new(),
+            |_| String::from_utf8_lossy(&bytes).into_owned(),
         )
     }
 

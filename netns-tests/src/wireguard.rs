@@ -2,7 +2,9 @@
 
 use std::net::{Ipv6Addr, SocketAddr};
 
+use crate::babel::GROUP;
 use crate::host::Host;
+use crate::identity::Identity;
 use crate::process::Process;
 use crate::wait::{secs, wait_until};
 
@@ -12,7 +14,8 @@ pub struct WireGuard {
     host: Host,
     interface: String,
     key: Key,
-    process: Process,
+    /// Until this is dropped.
+    process: Option<Process>,
 }
 
 /// A pair of keys as `wg` makes them, base64.
@@ -25,6 +28,14 @@ pub struct Key {
 }
 
 impl Key {
+    /// The pair of a node, for a stock program that is to act as this node.
+    pub fn of(identity: &Identity) -> Self {
+        Self {
+            private: identity.private_key(),
+            public: identity.public_key.clone(),
+        }
+    }
+
     /// A new pair, made by `wg genkey`.
     #[track_caller]
     pub fn generate(host: &Host) -> Self {
@@ -53,6 +64,27 @@ impl WireGuard {
     /// As [`Self::start`], by any program that takes an interface name and speaks WireGuard's configuration protocol.
     #[track_caller]
     pub fn start_program(host: &Host, program: &[&str], key: &Key, address: Ipv6Addr) -> Self {
+        let endpoint = Self::create(host, program, key);
+        endpoint.bring_up(address, 1420);
+        endpoint
+    }
+
+    /// As [`Self::start`], for a routing daemon to speak Babel on: with no other address than a link-local one (that one, or one of
+    /// the kernel's choice).
+    #[track_caller]
+    pub fn start_for_routing(host: &Host, key: &Key, link_local: Option<Ipv6Addr>) -> Self {
+        let endpoint = Self::create(host, &["wireguard-go", "-f"], key);
+        let interface = &endpoint.interface;
+        if let Some(address) = link_local {
+            host.run(&format!("ip link set {interface} addrgenmode none"));
+            host.set_address(interface, &format!("{address}/64"));
+        }
+        host.run(&format!("ip link set {interface} mtu 1420 up"));
+        endpoint
+    }
+
+    #[track_caller]
+    fn create(host: &Host, program: &[&str], key: &Key) -> Self {
         let interface = host.site().next_tunnel();
         let mut process = host.spawn(&format!("{} {interface}", program.join(" ")));
         wait_until(
@@ -70,10 +102,9 @@ impl WireGuard {
             host: host.clone(),
             interface,
             key: key.clone(),
-            process,
+            process: Some(process),
         };
         endpoint.set(&format!("[Interface]\nPrivateKey = {}\n", key.private));
-        endpoint.bring_up(address, 1420);
         endpoint
     }
 
@@ -84,8 +115,7 @@ impl WireGuard {
     /// When `wg-quick`, `wg` or `ip` does not accept it.
     #[track_caller]
     pub fn from_quick_configuration(host: &Host, text: &str) -> Self {
-        let interface = host.site().next_tunnel();
-        let file = host.directory().join(format!("{interface}.conf"));
+        let file = host.directory().join("wg-quick.conf");
         std::fs::write(&file, text)
             .unwrap_or_else(|err| panic!("cannot write {}: {err}", file.display()));
         let stripped = host.run(&format!("wg-quick strip {}", file.display()));
@@ -118,24 +148,7 @@ impl WireGuard {
             .pop()
             .map_or(1420, |mtu| mtu.parse().expect("the MTU is a number"));
 
-        let mut process = host.spawn(&format!("wireguard-go -f {interface}"));
-        wait_until(
-            secs(10),
-            &format!("wireguard-go has made {interface}"),
-            || {
-                if process.is_running() {
-                    host.try_run(&format!("wg show {interface}"))
-                } else {
-                    Err(process.log())
-                }
-            },
-        );
-        let endpoint = Self {
-            host: host.clone(),
-            interface,
-            key: Key { private, public },
-            process,
-        };
+        let endpoint = Self::create(host, &["wireguard-go", "-f"], &Key { private, public });
         endpoint.set(&stripped);
         endpoint.bring_up(address, mtu);
         for prefix in values("AllowedIPs") {
@@ -183,6 +196,19 @@ impl WireGuard {
         self.route(allowed);
     }
 
+    /// Adds a neighbour in the mesh, with what Babel and the overlay need: its link-local address, Babel's group, all of the overlay.
+    /// The kernel gets no routes; the routing daemon brings them.
+    #[track_caller]
+    pub fn neighbour(&self, public_key: &str, endpoint: Option<SocketAddr>) {
+        let endpoint = endpoint
+            .map(|endpoint| format!(" endpoint {endpoint}"))
+            .unwrap_or_default();
+        self.host.run(&format!(
+            "wg set {} peer {public_key}{endpoint} allowed-ips fe80::/64,{GROUP}/128,600::/8",
+            self.interface
+        ));
+    }
+
     #[track_caller]
     fn route(&self, prefix: &str) {
         self.host.run(&format!(
@@ -215,6 +241,17 @@ impl WireGuard {
 
     /// The program that runs it.
     pub fn process(&self) -> &Process {
-        &self.process
+        self.process
+            .as_ref()
+            .expect("it runs until this is dropped")
+    }
+}
+
+impl Drop for WireGuard {
+    fn drop(&mut self) {
+        // While a test fails, the interface stays until the lab has told what it knows.
+        if let Some(process) = self.process.take().filter(|_| std::thread::panicking()) {
+            self.host.hold(process);
+        }
     }
 }

@@ -96,7 +96,7 @@ impl Scene {
             "src host {} and (udp or icmp) and not ({COOKIE})",
             self.at_a.v4
         );
-        let others = captured(&self.stranger, &answers, &others);
+        let others = self.stranger.captured(&answers, &others);
         assert_eq!(others, 0, "{abuse} was answered with more than cookies");
         assert!(pings.0 > 0);
         assert_eq!(
@@ -160,7 +160,7 @@ fn replayed_messages_move_nothing_and_break_nothing() {
     wait_until(secs(15), "b reaches a", || scene.b.ping(scene.a.address()));
     Pings::send(scene.a.host(), scene.b.address().into(), 50, millis(10)).unwrap();
     wait_until(secs(5), "data was captured", || {
-        captured(scene.a.host(), &capture, "udp port 51860") > 100
+        scene.a.host().captured(&capture, "udp port 51860") > 100
     });
 
     let target = scene.target();
@@ -262,8 +262,7 @@ fn packets_that_a_peer_forges_reach_no_port_and_kill_no_thread() {
             node.drops()
         );
     }
-    let echoed = captured(
-        &abuser,
+    let echoed = abuser.captured(
         &echoes,
         &format!(
             "src host {} and dst host {own} and udp dst port 7777",
@@ -310,13 +309,4 @@ fn total(node: &Daemon) -> u64 {
 #[track_caller]
 fn count(node: &Daemon, reason: &str) -> u64 {
     node.drops().get(reason).copied().unwrap_or_default()
-}
-
-/// How many packets of a capture a filter matches.
-#[track_caller]
-fn captured(host: &Host, file: &std::path::Path, filter: &str) -> usize {
-    let path = file.display().to_string();
-    let output = host.output_of(&["tcpdump", "-n", "-r", &path, filter], "", secs(20));
-    let said = output.and_then(netns_tests::process::Output::success);
-    said.unwrap().lines().count()
 }

@@ -53,6 +53,31 @@ fn a_cut_link_carries_nothing_until_it_is_mended() {
 }
 
 #[test]
+fn a_silent_link_carries_nothing_and_a_lossy_port_loses_what_it_is_told() {
+    let lab = Lab::new("a silent link");
+    let (a, b) = (lab.host("a"), lab.host("b"));
+    let link = lab.link(&a, &b);
+    link.silence();
+    assert!(b.ping(link.a.v6).is_err() && a.ping(link.b.v4).is_err());
+    // Nobody was told.
+    for port in [&link.a, &link.b] {
+        let shown = port.host.run(&format!("ip link show {}", port.interface));
+        assert!(shown.contains("state UP"), "{shown}");
+    }
+    link.restore();
+    wait_until(secs(5), "both families work again", || {
+        b.ping(link.a.v6).and_then(|()| a.ping(link.b.v4))
+    });
+
+    let at = SocketAddr::new(link.b.v6.into(), 7000);
+    let _echo = traffic::udp_echo(&b, at);
+    link.a.lose("ip6 nexthdr udp udp length > 700");
+    traffic::udp_sizes(&a, at, 680..=692).unwrap();
+    let lost = traffic::udp_sizes(&a, at, 693..=694).unwrap_err();
+    assert!(lost.contains("693") && lost.contains("694"), "{lost}");
+}
+
+#[test]
 fn hosts_on_a_switch_reach_each_other_under_old_and_new_addresses() {
     let lab = Lab::new("a switch");
     let switch = lab.switch("lan");

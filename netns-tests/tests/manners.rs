@@ -3,7 +3,6 @@
 
 use std::fs;
 use std::net::Ipv6Addr;
-use std::path::Path;
 
 use netns_tests::{Daemon, Host, Lab, Link, Settings, secs, wait_until};
 
@@ -25,12 +24,6 @@ fn guarded(host: &Host) -> u64 {
     let table = host.run("nft list table ip6 meshd");
     let after = table.split_once("counter packets ").unwrap().1;
     after.split_whitespace().next().unwrap().parse().unwrap()
-}
-
-/// What a capture has of packets for the overlay, and for `control`, an address outside it.
-fn captured(host: &Host, file: &Path, filter: &str) -> usize {
-    let line = format!("tcpdump -n -r {} {filter}", file.display());
-    host.run(&line).lines().count()
 }
 
 #[test]
@@ -97,9 +90,13 @@ fn a_more_specific_route_of_the_lan_steals_nothing() {
     wait_until(
         secs(5),
         "the capture has the packet beside the tunnel",
-        || captured(a.host(), &capture, &format!("dst host {}", link.b.v6)) > 0,
+        || {
+            a.host()
+                .captured(&capture, &format!("dst host {}", link.b.v6))
+                > 0
+        },
     );
-    assert_eq!(captured(a.host(), &capture, "dst net 600::/8"), 0);
+    assert_eq!(a.host().captured(&capture, "dst net 600::/8"), 0);
 }
 
 #[test]
@@ -121,9 +118,9 @@ fn a_killed_daemon_leaks_nothing_and_the_next_start_puts_everything_back() {
     assert!(a.ping(NOBODY.parse::<Ipv6Addr>().unwrap()).is_err());
     assert!(a.ping(outside).is_err(), "nobody is there");
     wait_until(secs(5), "other packets take the default route", || {
-        captured(&host, &capture, &format!("dst host {outside}")) > 0
+        host.captured(&capture, &format!("dst host {outside}")) > 0
     });
-    assert_eq!(captured(&host, &capture, "dst net 600::/8"), 0);
+    assert_eq!(host.captured(&capture, "dst net 600::/8"), 0);
 
     // What another version may have left, besides what this one does.
     host.run("ip -6 rule add pref 5000 to 600::/8 lookup 5278");
@@ -172,7 +169,7 @@ fn what_people_do_to_the_interface_by_hand_is_said_and_put_right() {
     let refused = a.ping(b.address()).unwrap_err();
     assert!(refused.contains("No route to host"), "{refused}");
     a.ping(link.b.v6).unwrap();
-    assert_eq!(captured(&host, &capture, "dst net 600::/8"), 0);
+    assert_eq!(host.captured(&capture, "dst net 600::/8"), 0);
 
     for line in [
         "ip link set mesh0 up",

@@ -258,6 +258,10 @@ fn metrics_are_for_this_machine_and_the_log_level_changes_while_it_runs() {
         answer.contains("# TYPE meshd_uptime_seconds gauge"),
         "{answer}"
     );
+    assert!(
+        answer.contains("meshd_routes{state=\"selected\"} 1"),
+        "its own: {answer}"
+    );
     assert_eq!(ask("-H Origin:http://evil.example"), "403");
     assert_eq!(ask("-H Host:evil.example"), "403");
     assert_eq!(ask("-X POST"), "405");

@@ -1,4 +1,5 @@
-//! A small mesh of real daemons in network namespaces: status, ping, a fetch, throughput. It leaves nothing behind.
+//! A small mesh of real daemons in network namespaces: status, ping, a fetch, throughput, a way through another node. It leaves nothing
+//! behind.
 //!
 //! Run it by `sudo ./netns-tests/demo`, which builds what it needs.
 #![expect(clippy::print_stdout, reason = "it is there to be read")]
@@ -6,7 +7,7 @@
 use std::net::SocketAddr;
 
 use netns_tests::traffic::{self, Iperf, Pings};
-use netns_tests::{Daemon, Lab, Settings, millis, secs, wait_until};
+use netns_tests::{Canary, Daemon, Lab, Settings, millis, secs, wait_until};
 
 /// Who takes part.
 const NAMES: [&str; 3] = ["nas", "laptop", "pi"];
@@ -19,15 +20,21 @@ fn main() {
     let hosts = NAMES.map(|name| lab.host(name));
     let ports = hosts.each_ref().map(|host| switch.plug(host));
     let identities = NAMES.map(|_| lab.identity());
+    let (barn, far) = (lab.host("barn"), lab.identity());
+    let cable = lab.link(&hosts[2], &barn);
 
     title("three machines on one network, each with its own meshd");
     let mut daemons: Vec<Daemon> = Vec::new();
     for (own, host) in hosts.iter().enumerate() {
         let mut settings = Settings::new(&identities[own]);
         for other in (0..NAMES.len()).filter(|other| *other != own) {
-            let endpoint = SocketAddr::new(ports[other].v4.into(), netns_tests::daemon::PORT);
+            let endpoint = SocketAddr::new(ports[other].v4.into(), netns_tests::settings::PORT);
             settings = settings.peer(NAMES[other], &identities[other], Some(endpoint));
         }
+        settings = match NAMES[own] {
+            "pi" => settings.peer("barn", &far, None),
+            _ => settings.allow([&far]),
+        };
         let daemon = host.meshd(settings);
         println!(
             "{:8} underlay {:12} overlay {}",
@@ -65,6 +72,35 @@ fn main() {
     println!("http://{web}/: {bytes} bytes, every one as it was sent");
     drop(server);
 
+    title(
+        "a fourth machine, the barn, which has a cable to pi and nothing else; meshd trace from the laptop",
+    );
+    let endpoint = SocketAddr::new(cable.a.v6.into(), netns_tests::settings::PORT);
+    let settings = Settings::new(&far)
+        .peer("pi", &identities[2], Some(endpoint))
+        .allow([&identities[1]]);
+    let barn = barn.meshd(settings);
+    wait_until(secs(10), "the laptop reaches the barn", || {
+        laptop.ping(barn.address())
+    });
+    print!("{}", said(laptop, &format!("trace {}", barn.address())));
+    let tap = hosts[2].capture("any");
+    let canary = Canary::new();
+    let at = SocketAddr::new(barn.address().into(), 7000);
+    let echo = traffic::udp_echo(barn.host(), at);
+    canary.send(laptop.host(), at, 10);
+    let crossed = wait_until(secs(5), "they have crossed pi", || {
+        match hosts[2].captured(&tap, "udp port 51860") {
+            few @ 0..20 => Err(format!("{few} datagrams")),
+            all => Ok(all),
+        }
+    });
+    assert!(!canary.is_in(&tap), "pi has read what it carried");
+    println!(
+        "10 packets there and back: {crossed} datagrams seen on pi, what is in the packets in none of them"
+    );
+    drop(echo);
+
     title("throughput, laptop to nas, iperf3 over one TCP stream");
     let server = Iperf::serve(nas.host());
     let report = Iperf::tcp(laptop.host(), nas.address().into(), 1, 3)
@@ -76,7 +112,7 @@ fn main() {
     drop(server);
 
     title("stopped");
-    for daemon in &daemons {
+    for daemon in daemons.iter().chain([&barn]) {
         let ended = daemon.stop();
         let left = daemon.host().try_run("ip link show mesh0").is_ok();
         println!(
