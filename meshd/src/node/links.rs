@@ -36,7 +36,7 @@ const MAX_ACCEPTED: usize = 64;
 /// A link over which nothing is heard for so long is given up; whoever dialled it dials again.
 const GIVE_UP: Duration = Duration::from_secs(10);
 /// A session whose last link is down has so long to find a way through other nodes.
-const STRANDED: Duration = Duration::from_millis(500);
+pub(super) const STRANDED: Duration = Duration::from_millis(500);
 /// Pause before an endpoint that does not answer is probed again; it doubles up to [`MAX_REDIAL`].
 const REDIAL: Duration = Duration::from_secs(1);
 /// See [`REDIAL`]. A mesh that was parted is whole again soon after it can be.

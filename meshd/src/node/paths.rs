@@ -17,7 +17,7 @@ use wireguard::{
     constants::{OVERHEAD, PADDING},
 };
 
-use super::{Node, Output, Task};
+use super::{Node, Output, Task, links::STRANDED};
 use crate::{
     admin::Happening,
     discard::Reason,
@@ -143,6 +143,10 @@ impl Node {
             Path::Direct | Path::None => None,
         };
         self.device.set_use_interval(peer, interval, now);
+        // The way through others has gone as well: the peer may have lost the session before.
+        if before.is_relayed() && matches!(path, Path::None | Path::Direct) {
+            self.agenda.set(Task::Stranded(*peer), Some(now + STRANDED));
+        }
         self.refresh_endpoints(peer, now);
         self.device.handle_new_way(peer, now);
         if self.is_open_with(peer) {
