@@ -22,6 +22,8 @@ pub mod icmp;
 pub mod identity;
 pub mod io;
 pub mod journal;
+pub mod labelled;
+pub mod labels;
 pub mod liveness;
 pub mod metrics;
 mod network_watch;

@@ -5,7 +5,10 @@
 
 use std::net::Ipv6Addr;
 
-use crate::packet::{self, HEADER, Ipv6Header, UDP};
+use crate::{
+    labels::Pair,
+    packet::{self, HEADER, Ipv6Header, UDP},
+};
 
 /// UDP port of signals, on link-local addresses inside a session.
 pub const PORT: u16 = 6697;
@@ -18,10 +21,16 @@ const UDP_HEADER: usize = 8;
 const HEAD: usize = 4;
 const PROBE: u8 = 1;
 const ECHO: u8 = 2;
+const LABEL_REQUEST: u8 = 3;
+const LABEL: u8 = 4;
+const LABEL_UNKNOWN: u8 = 5;
 const PROBE_BODY: usize = 8;
 const ECHO_BODY: usize = 24;
+const LABEL_REQUEST_BODY: usize = 32;
+const LABEL_BODY: usize = 40;
+const LABEL_UNKNOWN_BODY: usize = 4;
 
-/// A packet of this length carries any signal: a multiple of 16, as every sealed packet is.
+/// A packet of this length carries a probe or an echo: a multiple of 16, as every sealed packet is.
 pub const LEAST: usize = (HEADER + UDP_HEADER + HEAD + ECHO_BODY).next_multiple_of(16);
 
 /// One signal.
@@ -31,6 +40,19 @@ pub enum Signal {
     Probe(Probe),
     /// Answers a [`Signal::Probe`].
     Echo(Echo),
+    /// Asks a neighbour for a label for datagrams of this pair of nodes (`labelled.rs`).
+    LabelRequest(Pair),
+    /// Answers a [`Signal::LabelRequest`].
+    Label {
+        /// For which pair.
+        pair: Pair,
+        /// Under which label; 0: none.
+        label: u32,
+        /// Good for so many seconds.
+        lifetime_s: u16,
+    },
+    /// A datagram came under this label, and nobody was given it; 0: none that was given before is known.
+    LabelUnknown(u32),
 }
 
 /// Which way a probe was sent. The sender says so, since whoever stands between can make a packet arrive another way, but cannot change
@@ -103,13 +125,40 @@ impl Signal {
                     received: word(16),
                 }))
             }
+            [VERSION, LABEL_REQUEST, ..] => {
+                let body: &[u8; LABEL_REQUEST_BODY] = body.first_chunk()?;
+                Some(Self::LabelRequest(pair(body)))
+            }
+            [VERSION, LABEL, ..] => {
+                let (of, rest) = body.split_first_chunk::<LABEL_REQUEST_BODY>()?;
+                let rest: &[u8; LABEL_BODY - LABEL_REQUEST_BODY] = rest.first_chunk()?;
+                Some(Self::Label {
+                    pair: pair(of),
+                    label: u32::from_be_bytes([rest[0], rest[1], rest[2], rest[3]]),
+                    lifetime_s: u16::from_be_bytes([rest[4], rest[5]]),
+                })
+            }
+            [VERSION, LABEL_UNKNOWN, ..] => {
+                let body: &[u8; LABEL_UNKNOWN_BODY] = body.first_chunk()?;
+                Some(Self::LabelUnknown(u32::from_be_bytes(*body)))
+            }
             _ => None,
         }
     }
 
-    /// The packet that carries the signal, padded to `size` bytes, at least [`LEAST`].
+    /// The shortest packet that carries it.
+    fn least(&self) -> usize {
+        match self {
+            Self::Probe(_) | Self::Echo(_) | Self::LabelUnknown(_) => LEAST,
+            Self::LabelRequest(_) | Self::Label { .. } => {
+                (HEADER + UDP_HEADER + HEAD + LABEL_BODY).next_multiple_of(16)
+            }
+        }
+    }
+
+    /// The packet that carries the signal, padded to `size` bytes, at least [`LEAST`] or what it needs.
     pub fn packet(&self, own: Ipv6Addr, peer: Ipv6Addr, size: usize) -> Vec<u8> {
-        let mut payload = vec![0; size.clamp(LEAST, usize::from(u16::MAX)) - HEADER];
+        let mut payload = vec![0; size.clamp(self.least(), usize::from(u16::MAX)) - HEADER];
         payload[..4].copy_from_slice(&ports());
         let length = (payload.len() as u16).to_be_bytes();
         payload[4..6].copy_from_slice(&length);
@@ -131,9 +180,43 @@ impl Signal {
                 body[8..16].copy_from_slice(&echo.expected.to_be_bytes());
                 body[16..24].copy_from_slice(&echo.received.to_be_bytes());
             }
+            Self::LabelRequest(pair) => {
+                head[1] = LABEL_REQUEST;
+                write_pair(body, pair);
+            }
+            Self::Label {
+                pair,
+                label,
+                lifetime_s,
+            } => {
+                head[1] = LABEL;
+                write_pair(body, pair);
+                body[32..36].copy_from_slice(&label.to_be_bytes());
+                body[36..38].copy_from_slice(&lifetime_s.to_be_bytes());
+            }
+            Self::LabelUnknown(label) => {
+                head[1] = LABEL_UNKNOWN;
+                body[..4].copy_from_slice(&label.to_be_bytes());
+            }
         }
         packet::udp(own, peer, payload)
     }
+}
+
+fn pair(body: &[u8; LABEL_REQUEST_BODY]) -> Pair {
+    let [source, destination] = [0, 16].map(|at| {
+        let octets: [u8; 16] = body[at..at + 16].try_into().expect("sixteen bytes of 32");
+        Ipv6Addr::from(octets)
+    });
+    Pair {
+        source,
+        destination,
+    }
+}
+
+fn write_pair(body: &mut [u8], pair: &Pair) {
+    body[..16].copy_from_slice(&pair.source.octets());
+    body[16..32].copy_from_slice(&pair.destination.octets());
 }
 
 /// Source and destination port.
@@ -164,7 +247,22 @@ mod tests {
                     received,
                 })
             }),
+            any::<u32>().prop_map(Signal::LabelUnknown),
+            any::<[u128; 2]>().prop_map(|pair| Signal::LabelRequest(pair_of(pair))),
+            any::<([u128; 2], u32, u16)>().prop_map(|(pair, label, lifetime_s)| Signal::Label {
+                pair: pair_of(pair),
+                label,
+                lifetime_s,
+            }),
         ]
+    }
+
+    fn pair_of(pair: [u128; 2]) -> Pair {
+        let [source, destination] = pair.map(Ipv6Addr::from_bits);
+        Pair {
+            source,
+            destination,
+        }
     }
 
     #[test]
@@ -199,6 +297,16 @@ mod tests {
             expected: 1000,
             received: 997,
         });
+        let [source, destination] = [0, 1].map(|n| identity(n).node().address());
+        let pair = Pair {
+            source,
+            destination,
+        };
+        let label = Signal::Label {
+            pair,
+            label: 0x0a0b_0c0d,
+            lifetime_s: 180,
+        };
         let mut seen = 0;
         for (name, packet) in vectors("signals") {
             let read = Signal::parse(&packet, own, peer);
@@ -210,6 +318,9 @@ mod tests {
                     continue;
                 }
                 name if name.starts_with("echo") => Some(echo),
+                name if name.starts_with("label request") => Some(Signal::LabelRequest(pair)),
+                name if name.ends_with("unknown") => Some(Signal::LabelUnknown(0x0a0b_0c0d)),
+                name if name.starts_with("label ") => Some(label),
                 _ => None,
             };
             assert_eq!(read, expected, "{name}");
@@ -218,14 +329,14 @@ mod tests {
                 seen += 1;
             }
         }
-        assert_eq!(seen, 3);
+        assert_eq!(seen, 6);
     }
 
     proptest! {
         #[test]
         fn what_is_written_is_read(signal in signals(), size in 0_usize..2000) {
             let packet = signal.packet(A, B, size);
-            prop_assert_eq!(packet.len(), size.max(LEAST));
+            prop_assert_eq!(packet.len(), size.max(signal.least()));
             prop_assert_eq!(Signal::parse(&packet, A, B), Some(signal));
             prop_assert_eq!(packet::checksum(A, B, UDP, &packet[HEADER..]), 0);
         }
