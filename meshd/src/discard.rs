@@ -79,6 +79,10 @@ reasons! {
     SourceLimit => "source-limit",
     /// From outside: data, or an answer to a handshake, with a receiver index that no session has.
     UnknownReceiver => "unknown-receiver",
+    /// From outside: a datagram under a label that nobody was given.
+    UnknownLabel => "unknown-label",
+    /// From outside: one that comes from another place than the label was given to.
+    LabelForeign => "label-foreign",
     /// From outside: data that does not authenticate.
     NotAuthentic => "not-authentic",
     /// From outside: a counter seen before, too old for the replay window, or out of bounds.

@@ -489,6 +489,9 @@ impl NodeLoop {
                     self.node.handle_echo_reply(number, received);
                 }
                 Notice::FirstContact(packet) => self.node.handle_first_contact(packet, now),
+                Notice::UnknownLabel { from, label } => {
+                    self.node.handle_unknown_label(from, label, now);
+                }
                 Notice::Packet {
                     peer,
                     from,

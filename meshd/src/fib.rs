@@ -2,7 +2,7 @@
 //!
 //! Two tables, since a session may cross other nodes: FIB 1 leads from the destination that a user's packet names to a session; FIB 2
 //! leads from the node that a session's datagrams go to, ours or others', to a neighbour. Beside them, who a datagram is from: receiver
-//! index to session, key to session.
+//! index to session, key to session; and what is done with labelled datagrams (`labelled.rs`).
 //!
 //! The node loop builds a new [`Fib`] whenever a peer, a link or a route comes or goes and swaps it in; a packet thread loads it once
 //! per batch and never waits. The only lock a packet thread takes is that of one session, for one batch, never two at once.
@@ -10,19 +10,20 @@
 use std::{
     collections::HashMap,
     fmt,
-    net::Ipv6Addr,
+    net::{Ipv6Addr, SocketAddr},
     num::NonZeroU32,
     sync::{
         Arc,
-        atomic::{AtomicU8, AtomicU16, Ordering::Relaxed},
+        atomic::{AtomicU8, AtomicU16, AtomicU64, Ordering::Relaxed},
     },
+    time::{Duration, Instant},
 };
 
 use ipnetwork::Ipv6Network;
 use routing::LinkId;
 use wireguard::{Indices, PublicKey, Session, Underlay};
 
-use crate::{config::Admission, icmp::EchoToken, identity::overlay, relayed};
+use crate::{config::Admission, icmp::EchoToken, identity::overlay, labels::Pair, relayed};
 
 /// Where packets go, as an immutable snapshot.
 pub struct Fib {
@@ -35,6 +36,9 @@ pub struct Fib {
     by_key: HashMap<PublicKey, Arc<Carrier>>,
     admission: Admission,
     relay_mbit: Option<NonZeroU32>,
+    by_label: HashMap<u32, Arc<Labelled>>,
+    /// The labels under which neighbours take our own datagrams for a node.
+    own_labels: HashMap<Ipv6Addr, (Arc<NextHop>, u32)>,
 }
 
 /// What never changes about this node.
@@ -144,6 +148,53 @@ pub enum Relay {
     No,
 }
 
+/// What packet threads note about a link's labelled datagrams, of which its session knows nothing.
+#[derive(Debug)]
+pub struct LinkStats {
+    base: Instant,
+    /// Since when something was sent and nothing came, in milliseconds from `base` and from 1; 0: something has come since.
+    unanswered: AtomicU64,
+}
+
+impl LinkStats {
+    /// Of a link that begins now.
+    pub fn new(now: Instant) -> Self {
+        Self {
+            base: now,
+            unanswered: AtomicU64::new(0),
+        }
+    }
+
+    /// Something was sent.
+    pub fn note_sent(&self, now: Instant) {
+        if self.unanswered.load(Relaxed) == 0 {
+            let since = now.saturating_duration_since(self.base).as_millis() as u64 + 1;
+            self.unanswered.store(since, Relaxed);
+        }
+    }
+
+    /// Something has come.
+    pub fn note_heard(&self) {
+        if self.unanswered.load(Relaxed) != 0 {
+            self.unanswered.store(0, Relaxed);
+        }
+    }
+
+    /// Whether nothing has come for this long though something was sent; it counts from the next that is sent then.
+    pub fn take_silence(&self, patience: Duration, now: Instant) -> bool {
+        let since = self.unanswered.load(Relaxed);
+        if since == 0 {
+            return false;
+        }
+        let until = now.saturating_duration_since(self.base);
+        let is_long = until.saturating_sub(Duration::from_millis(since)) >= patience;
+        if is_long {
+            self.unanswered.store(0, Relaxed);
+        }
+        is_long
+    }
+}
+
 /// A neighbour, over one link.
 #[derive(Debug)]
 pub struct NextHop {
@@ -155,6 +206,34 @@ pub struct NextHop {
     pub endpoint: Underlay,
     /// The longest packet that the link carries, in bytes.
     pub mtu: usize,
+    /// What is noted about the link.
+    pub stats: Arc<LinkStats>,
+}
+
+/// What is done with datagrams under a label that we have given to a neighbour.
+#[derive(Debug)]
+pub struct Labelled {
+    /// Where they have to come from.
+    pub from: SocketAddr,
+    /// The session of the link that they come by.
+    pub session: Arc<Session>,
+    /// What is noted about that link.
+    pub stats: Arc<LinkStats>,
+    /// Whose they are.
+    pub pair: Pair,
+    /// Where they go.
+    pub onward: Onward,
+}
+
+/// Where labelled datagrams go.
+#[derive(Debug)]
+pub enum Onward {
+    /// Into our own session with the node that they are from.
+    Here,
+    /// To a neighbour, under its label; none: in the nested form.
+    Via(Arc<NextHop>, Option<u32>),
+    /// There is no way.
+    Nowhere,
 }
 
 /// What FIB 1 says about a destination.
@@ -197,6 +276,8 @@ impl Fib {
             by_key: HashMap::new(),
             admission: Admission::Listed,
             relay_mbit: None,
+            by_label: HashMap::new(),
+            own_labels: HashMap::new(),
         };
         for carrier in carriers {
             let carrier = Arc::new(carrier);
@@ -222,6 +303,31 @@ impl Fib {
     /// The same, where at most so many megabits a second are forwarded for others.
     pub fn relaying(self, relay_mbit: Option<NonZeroU32>) -> Self {
         Self { relay_mbit, ..self }
+    }
+
+    /// The same, with these labels that were given to neighbours, and those under which they take our own datagrams for a node.
+    pub fn labelling(
+        self,
+        given: impl IntoIterator<Item = (u32, Labelled)>,
+        own: impl IntoIterator<Item = (Ipv6Addr, (Arc<NextHop>, u32))>,
+    ) -> Self {
+        let given = given.into_iter();
+        Self {
+            by_label: given.map(|(label, to)| (label, Arc::new(to))).collect(),
+            own_labels: own.into_iter().collect(),
+            ..self
+        }
+    }
+
+    /// What is done with datagrams under this label.
+    pub fn labelled(&self, label: u32) -> Option<&Arc<Labelled>> {
+        self.by_label.get(&label)
+    }
+
+    /// The neighbour that takes our datagrams for a node under a label, and the label.
+    pub fn own_label(&self, node: Ipv6Addr) -> Option<(&Arc<NextHop>, u32)> {
+        let (next_hop, label) = self.own_labels.get(&node)?;
+        Some((next_hop, *label))
     }
 
     /// The session with the holder of this key, open or not.
@@ -320,4 +426,26 @@ impl<T> Table<T> {
 fn masked(address: Ipv6Addr, length: u8) -> u128 {
     let mask = u128::MAX.checked_shl(128 - u32::from(length)).unwrap_or(0);
     address.to_bits() & mask
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_link_is_silent_if_something_goes_and_nothing_comes_for_a_while() {
+        let start = Instant::now();
+        let at = |millis| start + Duration::from_millis(millis);
+        let patience = Duration::from_millis(300);
+        let stats = LinkStats::new(start);
+        assert!(!stats.take_silence(patience, at(9_000)), "nothing was sent");
+        stats.note_sent(at(9_000));
+        stats.note_sent(at(9_200));
+        assert!(!stats.take_silence(patience, at(9_298)));
+        stats.note_heard();
+        assert!(!stats.take_silence(patience, at(9_400)));
+        stats.note_sent(at(9_500));
+        assert!(stats.take_silence(patience, at(9_802)));
+        assert!(!stats.take_silence(patience, at(9_900)), "once");
+    }
 }

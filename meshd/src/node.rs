@@ -5,6 +5,7 @@
 //! [`Node::poll_output`], then look at [`Node::poll_timeout`].
 
 mod history;
+mod labels;
 mod links;
 mod paths;
 mod peers;
@@ -49,6 +50,7 @@ use crate::{
     held::Held,
     icmp::{self, EchoToken, ErrorLimit, Unreachable},
     identity::{Identity, overlay},
+    labels::Labels,
     state::StockDevice,
 };
 
@@ -78,6 +80,7 @@ pub struct Node {
     device: Device,
     router: Router,
     links: Links,
+    labels: Labels,
     /// The node has just begun, and does not have all links yet that it is going to have.
     awaits_links: bool,
     /// FIB 2, as the router has it; none: unreachable.
@@ -120,6 +123,8 @@ enum Task {
     Path(PublicKey),
     /// A trace is answered as it stands.
     Trace(u64),
+    /// Labels run out, or are asked for again.
+    Labels,
 }
 
 /// What the node wants done, in this order.
@@ -275,6 +280,7 @@ impl Node {
             device,
             router,
             links: Links::default(),
+            labels: Labels::default(),
             awaits_links: true,
             routes: BTreeMap::new(),
             epoch: 0,
@@ -455,6 +461,7 @@ impl Node {
                 }
                 self.heed_liveness(&peer, now);
             }
+            Task::Labels => self.tend_labels(now),
             Task::Trace(number) => self.finish_trace(number),
         }
     }
@@ -528,6 +535,7 @@ impl Node {
         self.device.handle_resume(now);
         for id in self.links.iter().map(|(id, _)| id).collect::<Vec<_>>() {
             self.router.handle_hint(id, Hint::CarrierBack, now);
+            self.disown_labels(id, now);
         }
         for (peer, entry) in &mut self.peers {
             if entry.has_names() {

@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::ops::RangeInclusive;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use netns_tests::traffic::{Stream, tcp_send, tcp_serve, udp_echo, udp_sizes};
 use netns_tests::view::PathKind;
@@ -56,6 +56,12 @@ fn carries_every_size(from: &Host, mesh: &Mesh, to: usize) {
     udp_sizes(from, at, SIZES).unwrap();
 }
 
+/// Whether a capture is one of a node's overlay interface.
+fn is_overlay(file: &Path) -> bool {
+    file.file_name()
+        .is_some_and(|name| name.to_string_lossy().contains("mesh0"))
+}
+
 #[test]
 fn a_line_of_five_reaches_its_ends_and_relays_see_ciphertext_only() {
     let lab = Lab::new("relay line");
@@ -89,11 +95,13 @@ fn a_line_of_five_reaches_its_ends_and_relays_see_ciphertext_only() {
     wait_until(secs(5), "the canary has arrived", || canary.is_in(&arrived));
     relays.assert_clean(&canary);
     underlay.assert_clean(&canary);
+    // Relays hand on what others have sealed as it is, under a label, once they have agreed on that.
+    for (host, file) in relays.0.iter().filter(|(_, file)| !is_overlay(file)) {
+        let labelled = host.captured(file, "ip6[6] == 17 and ip6[48] == 5");
+        assert!(labelled > 20, "{}: {labelled} under labels", host.name());
+    }
     // Whatever passed the relays did not pass their overlay interfaces.
-    for (host, file) in relays.0.iter().filter(|(_, file)| {
-        file.file_name()
-            .is_some_and(|name| name.to_string_lossy().contains("mesh0"))
-    }) {
+    for (host, file) in relays.0.iter().filter(|(_, file)| is_overlay(file)) {
         assert_eq!(host.captured(file, "tcp or udp"), 0, "{}", host.name());
     }
 

@@ -3,16 +3,17 @@
 use std::sync::Arc;
 
 use meshd::forward::demux::{Runs, Way};
+use meshd::labelled::{HEADER, Head};
 use wireguard::Message;
 
 use crate::bytes::Bytes;
-use crate::scene::scene;
+use crate::scene::{LABEL, scene};
 
 /// The most datagrams of one call.
 const DATAGRAMS: usize = 64;
 
 /// The bytes make datagrams, some with an index that there is. Every datagram has to come out once, in order, going where its first
-/// bytes say, and data of one session in as few runs as it can be.
+/// bytes say, and data of one session, or under one label, in as few runs as it can be.
 pub(crate) fn sort(bytes: &[u8]) {
     let scene = scene();
     let mut bytes = Bytes(bytes);
@@ -48,6 +49,12 @@ pub(crate) fn sort(bytes: &[u8]) {
         {
             index.copy_from_slice(&receiver);
         }
+        if kind & 0x40 != 0
+            && let Some(head) = data[start..].get_mut(..HEADER)
+        {
+            let (hop_limit, label) = (keypair, LABEL);
+            head.copy_from_slice(&Head { hop_limit, label }.bytes());
+        }
         if data.len() < start + segment {
             break;
         }
@@ -73,8 +80,17 @@ pub(crate) fn sort(bytes: &[u8]) {
                     let owner = scene.fib.receiver(receiver);
                     assert!(owner.is_some_and(|owner| Arc::ptr_eq(owner, session)));
                 }
-                assert_ne!(last, keypair, "two runs where one would do");
-                keypair
+                keypair.map(u64::from)
+            }
+            Way::Labelled(_) => {
+                let head = Head::of(run);
+                assert!(head.is_some_and(|head| head.label == LABEL));
+                assert!(
+                    run.chunks(segment)
+                        .all(|datagram| Head::of(datagram) == head)
+                );
+                // Apart from the numbers of keypairs.
+                head.map(|head| u64::from(head.hop_limit) << 32)
             }
             Way::Gate => {
                 assert!(matches!(
@@ -90,6 +106,10 @@ pub(crate) fn sort(bytes: &[u8]) {
             Way::Discard(_) => None,
         };
         assert!(keypair.is_some() || run.len() <= segment);
+        assert!(
+            keypair.is_none() || last != keypair,
+            "two runs where one would do"
+        );
         last = keypair;
     }
     assert_eq!(seen, data);

@@ -6,15 +6,18 @@ use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use ipnetwork::Ipv6Network;
-use meshd::fib::{Carrier, Fib, NextHop, Own, Relay, Role};
+use meshd::fib::{Carrier, Fib, Labelled, LinkStats, NextHop, Onward, Own, Relay, Role};
 use meshd::icmp::EchoToken;
 use meshd::identity::{Identity, NodeId};
+use meshd::labels::Pair;
 use routing::LinkId;
 use wireguard::{Device, Kind, Peer, PrivateKey, PublicKey, Underlay, Upkeep};
 
 const POOL: &str = include_str!("../../testdata/identities.txt");
 
 pub(crate) const TOKEN: EchoToken = *b"mesh-tok";
+/// What the other node may call what the far node seals for us.
+pub(crate) const LABEL: u32 = 0x0a0b_0c0d;
 
 #[derive(Debug)]
 pub(crate) struct Scene {
@@ -81,6 +84,7 @@ pub(crate) fn scene() -> &'static Scene {
             session: Arc::clone(&with_other.session),
             endpoint: Underlay::unproven(([192, 0, 2, 1], 7).into()),
             mtu: 1420,
+            stats: Arc::new(LinkStats::new(Instant::now())),
         });
         let carriers = [with_other, with_leaf, with_far];
         let copies = carriers.each_ref().map(|carrier| Carrier {
@@ -96,7 +100,17 @@ pub(crate) fn scene() -> &'static Scene {
             link_local: own.link_local(),
             token: TOKEN,
         };
-        let fib = Fib::new(itself, copies, routes);
+        let labelled = Labelled {
+            from: next_hop.endpoint.remote,
+            session: Arc::clone(&next_hop.session),
+            stats: Arc::clone(&next_hop.stats),
+            pair: Pair {
+                source: far.address(),
+                destination: own.address(),
+            },
+            onward: Onward::Here,
+        };
+        let fib = Fib::new(itself, copies, routes).labelling([(LABEL, labelled)], []);
         let receivers = [0, 1].map(|at: usize| {
             let leads_there = |index: &u32| {
                 fib.receiver(*index)

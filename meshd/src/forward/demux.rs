@@ -6,7 +6,8 @@ use wireguard::Message;
 
 use crate::{
     discard::Reason,
-    fib::{Carrier, Fib},
+    fib::{Carrier, Fib, Labelled},
+    labelled::Head,
 };
 
 /// Where datagrams go.
@@ -18,12 +19,14 @@ pub enum Way<'fib> {
     Gate,
     /// A cookie for somebody who is being called.
     Cookie,
+    /// Where the label leads.
+    Labelled(&'fib Arc<Labelled>),
     /// Nowhere.
     Discard(Reason),
 }
 
 /// What one receive call brought of one sender, in runs that go the same way: consecutive data of one keypair is one run, so that its
-/// session is looked up and locked once; everything else comes one by one.
+/// session is looked up and locked once, and so are consecutive datagrams under one label; everything else comes one by one.
 #[derive(Debug)]
 pub struct Runs<'data, 'fib> {
     /// The datagrams not looked at yet, end to end.
@@ -47,6 +50,12 @@ impl<'data, 'fib> Runs<'data, 'fib> {
 impl<'fib> Way<'fib> {
     /// Where a datagram goes.
     pub fn of(datagram: &[u8], fib: &'fib Fib) -> Self {
+        if let Some(head) = Head::of(datagram) {
+            return match fib.labelled(head.label) {
+                Some(to) => Self::Labelled(to),
+                None => Self::Discard(Reason::UnknownLabel),
+            };
+        }
         match Message::of(datagram) {
             Some(Message::Data { receiver, .. }) => match fib.receiver(receiver) {
                 Some(carrier) => Self::Session(carrier),
@@ -71,10 +80,18 @@ impl<'data, 'fib> Iterator for Runs<'data, 'fib> {
         let first = datagrams.next()?;
         let way = Way::of(first, self.fib);
         let mut length = first.len();
-        if let Way::Session(_) = way {
-            let keypair = receiver(first);
-            let more = datagrams.take_while(|datagram| receiver(datagram) == keypair);
-            length += more.map(<[u8]>::len).sum::<usize>();
+        match way {
+            Way::Session(_) => {
+                let keypair = receiver(first);
+                let more = datagrams.take_while(|datagram| receiver(datagram) == keypair);
+                length += more.map(<[u8]>::len).sum::<usize>();
+            }
+            Way::Labelled(_) => {
+                let head = Head::of(first);
+                let more = datagrams.take_while(|datagram| Head::of(datagram) == head);
+                length += more.map(<[u8]>::len).sum::<usize>();
+            }
+            Way::Gate | Way::Cookie | Way::Discard(_) => {}
         }
         let run;
         (run, self.rest) = std::mem::take(&mut self.rest).split_at_mut(length);
@@ -98,9 +115,12 @@ mod tests {
 
     use super::*;
     use crate::{
-        fib::{Own, Role},
+        fib::{LinkStats, Onward, Own, Role},
+        labels::Pair,
         testdata::identity,
     };
+
+    const LABEL: u32 = 0x0102_0304;
 
     /// A FIB with sessions with the second and third of the pool, and two receiver indices of each, as it happens.
     fn fib() -> (Fib, [[u32; 2]; 2]) {
@@ -125,6 +145,16 @@ mod tests {
             }
         });
         let places = [0, 1].map(|n: usize| carriers[n].session.index());
+        let labelled = Labelled {
+            from: "[fd00::1]:1".parse().unwrap(),
+            session: Arc::clone(&carriers[0].session),
+            stats: Arc::new(LinkStats::new(Instant::now())),
+            pair: Pair {
+                source: identity(1).node().address(),
+                destination: identity(2).node().address(),
+            },
+            onward: Onward::Nowhere,
+        };
         let node = own.node();
         let own = Own {
             address: node.address(),
@@ -132,7 +162,7 @@ mod tests {
             link_local: node.link_local(),
             token: [0; 8],
         };
-        let fib = Fib::new(own, carriers, []);
+        let fib = Fib::new(own, carriers, []).labelling([(LABEL, labelled)], []);
         let indices = places.map(|place| {
             let leads_there = |index: &u32| {
                 fib.receiver(*index)
@@ -142,6 +172,13 @@ mod tests {
             [found.next().unwrap(), found.next().unwrap()]
         });
         (fib, indices)
+    }
+
+    /// 32 bytes under this label.
+    fn labelled(label: u32, hop_limit: u8) -> Vec<u8> {
+        let mut datagram = vec![0; 32];
+        datagram[..8].copy_from_slice(&Head { hop_limit, label }.bytes());
+        datagram
     }
 
     /// 32 bytes of type 4 for this receiver index.
@@ -165,6 +202,11 @@ mod tests {
             vec![9; 32],
             data(unknown),
             data(one[0]),
+            labelled(LABEL, 9),
+            labelled(LABEL, 9),
+            labelled(LABEL, 8),
+            labelled(LABEL + 1, 9),
+            labelled(LABEL, 9),
             data(one[0])[..20].to_vec(),
         ]
         .concat();
@@ -174,6 +216,7 @@ mod tests {
                     format!("one {}", run.len())
                 }
                 Way::Session(_) => format!("other {}", run.len()),
+                Way::Labelled(_) => format!("labelled {}", run.len()),
                 Way::Gate | Way::Cookie => format!("{way:?}"),
                 Way::Discard(reason) => format!("{} {}", reason.name(), run.len()),
             })
@@ -188,6 +231,10 @@ mod tests {
                 "not-wireguard 32",
                 "unknown-receiver 32",
                 "one 32",
+                "labelled 64",
+                "labelled 32",
+                "unknown-label 32",
+                "labelled 32",
                 "not-wireguard 20"
             ]
         );

@@ -1,7 +1,8 @@
 //! The way out of a session: straight over the underlay, or through other nodes.
 //!
 //! A relayed session's datagrams become packets of the overlay, which FIB 2 leads to a neighbour, and are sealed once more in the session
-//! of that neighbour's link. The two locks are taken one after the other, each once for all packets of a super-packet.
+//! of that neighbour's link. The two locks are taken one after the other, each once for all packets of a super-packet. Where the neighbour
+//! has given a label for them, they go under that as they are.
 
 use std::{net::Ipv6Addr, ops::Range, sync::Arc, time::Instant};
 
@@ -13,6 +14,8 @@ use crate::{
     fib::{Fib, NextHop, Route},
     fragment::fragments,
     io::{offload, udp::SEGMENTS},
+    labelled::{self, Head},
+    labels::Pair,
     liveness::LEAST_MTU,
     relayed,
 };
@@ -97,6 +100,13 @@ impl Egress {
             let mtu = session.mtu();
             let mut batch = session.lock(now);
             let endpoint = batch.endpoint();
+            let labelled = match (endpoint, session.carriage()) {
+                (Some(Endpoint::Overlay(node)), Carriage::Whole) => fib.own_label(node),
+                (_, _) => None,
+            };
+            if let Some((next_hop, _)) = labelled {
+                next_hop.stats.note_sent(now);
+            }
             let mut used = 0;
             while let Some(packet) = packets.next_packet() {
                 let sealed = match endpoint {
@@ -106,6 +116,12 @@ impl Egress {
                     }
                     Some(Endpoint::Underlay(to)) => {
                         self.outbox.seal(session, &mut batch, to, packet, mtu)
+                    }
+                    Some(Endpoint::Overlay(_)) if let Some((next_hop, label)) = labelled => {
+                        let hop_limit = relayed::HOP_LIMIT;
+                        let head = Head { hop_limit, label };
+                        self.outbox
+                            .seal_labelled(&mut batch, next_hop, head, packet, mtu)
                     }
                     Some(Endpoint::Overlay(node)) => {
                         relay = Some(node);
@@ -217,6 +233,42 @@ impl Egress {
         now: Instant,
     ) {
         self.hop(next_hop, packets, usize::MAX, now);
+    }
+
+    /// Hands labelled datagrams of others on to a neighbour, end to end and `segment` bytes each but for the last, with so many hops left.
+    pub(super) fn hand_on(
+        &mut self,
+        next_hop: &NextHop,
+        label: Option<u32>,
+        pair: Pair,
+        hop_limit: u8,
+        datagrams: &[u8],
+        segment: usize,
+        now: Instant,
+    ) {
+        self.make_room(now);
+        if let Some(label) = label {
+            next_hop.stats.note_sent(now);
+            let head = Head { hop_limit, label };
+            return self.outbox.forward(next_hop, head, datagrams, segment);
+        }
+        let mut sealed = std::mem::take(&mut self.sealed);
+        let mut places = std::mem::take(&mut self.places);
+        let mut used = 0;
+        for datagram in datagrams.chunks(segment) {
+            let datagram = &datagram[labelled::HEADER..];
+            let place = used..used + relayed::OVERHEAD + datagram.len();
+            let packet = &mut sealed[place.clone()];
+            packet[relayed::OVERHEAD..].copy_from_slice(datagram);
+            relayed::write_headers(packet, pair.source, pair.destination, hop_limit);
+            used = place.end;
+            places.push(place);
+        }
+        let packets = places.iter().map(|place| &sealed[place.clone()]);
+        self.hop(next_hop, packets, next_hop.mtu, now);
+        places.clear();
+        self.places = places;
+        self.sealed = sealed;
     }
 
     /// Sends a datagram back where one came from: a cookie reply.

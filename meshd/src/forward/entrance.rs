@@ -38,7 +38,7 @@ impl Entrance {
         match way {
             Way::Gate => {}
             Way::Cookie => return self.hand_over(from, datagram, shared),
-            Way::Session(_) | Way::Discard(_) => {
+            Way::Session(_) | Way::Labelled(_) | Way::Discard(_) => {
                 return shared.discard(Reason::NotWireguard, 1);
             }
         }

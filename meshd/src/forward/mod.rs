@@ -15,6 +15,7 @@ mod stage;
 
 use std::{
     io::IoSlice,
+    net::SocketAddr,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -67,6 +68,13 @@ pub enum Notice {
     },
     /// A packet of the host's for a node that there is no session with.
     FirstContact(Vec<u8>),
+    /// A datagram came from there under a label that nobody was given.
+    UnknownLabel {
+        /// Where it came from.
+        from: SocketAddr,
+        /// The label.
+        label: u32,
+    },
     /// A packet that a peer sent to the node itself.
     Packet {
         /// Who sent it.

@@ -13,10 +13,12 @@ use wireguard::{Batch, SealError, Session, Underlay, constants::OVERHEAD};
 use super::Sockets;
 use crate::{
     discard::{Discards, Reason},
+    fib::NextHop,
     io::{
         offload,
         udp::{Outcome, Outgoing, SEGMENTS, SendBatch},
     },
+    labelled::{self, Head},
     relayed,
 };
 
@@ -89,6 +91,47 @@ impl Outbox {
         let length = batch.seal(packet, mtu, &mut self.arena[self.used..])?;
         self.append(Some(session), endpoint, length);
         Ok(())
+    }
+
+    /// Seals one packet in an open session, to be handed on by a neighbour under its label.
+    ///
+    /// # Errors
+    /// Those of [`Batch::seal`].
+    pub fn seal_labelled(
+        &mut self,
+        batch: &mut Batch<'_>,
+        next_hop: &NextHop,
+        head: Head,
+        packet: &[u8],
+        mtu: usize,
+    ) -> Result<(), SealError> {
+        let start = self.used + labelled::HEADER;
+        let length = batch.seal(packet, mtu, &mut self.arena[start..])?;
+        self.arena[self.used..start].copy_from_slice(&head.bytes());
+        let length = labelled::HEADER + length;
+        self.append(Some(&next_hop.session), next_hop.endpoint, length);
+        Ok(())
+    }
+
+    /// Adds labelled datagrams of others, end to end and all `segment` bytes long but for a shorter last one, to be handed on under
+    /// this head. There has to be room.
+    pub fn forward(&mut self, next_hop: &NextHop, head: Head, datagrams: &[u8], segment: usize) {
+        let bytes = self.used..self.used + datagrams.len();
+        let room = &mut self.arena[bytes.clone()];
+        room.copy_from_slice(datagrams);
+        let mut count = 0;
+        for datagram in room.chunks_mut(segment) {
+            datagram[..labelled::HEADER].copy_from_slice(&head.bytes());
+            count += 1;
+        }
+        self.used = bytes.end;
+        self.runs.push(Run {
+            session: Some(Arc::clone(&next_hop.session)),
+            endpoint: next_hop.endpoint,
+            bytes,
+            segment,
+            count,
+        });
     }
 
     /// Adds a datagram of the node loop; what does not fit is counted.

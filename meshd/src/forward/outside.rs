@@ -1,4 +1,5 @@
-//! From outside to inside: UDP, demultiplex, open, delivery step, TUN. What was relayed to us is opened twice.
+//! From outside to inside: UDP, demultiplex, open, delivery step, TUN. What was relayed to us is opened twice, unless it is labelled;
+//! labelled datagrams of others are handed on unopened.
 
 use std::{
     io::{self, IoSlice},
@@ -6,11 +7,11 @@ use std::{
     ops::Range,
     os::fd::AsFd,
     sync::Arc,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use crossbeam_channel::Sender;
-use wireguard::{Endpoint, Gate, Underlay};
+use wireguard::{Endpoint, Gate, Underlay, constants::OVERHEAD};
 
 use super::{
     Egress, Notice, Shared, Topic,
@@ -22,7 +23,7 @@ use super::{
 };
 use crate::{
     discard::Reason,
-    fib::{Carrier, Fib, NextHop, Route},
+    fib::{Carrier, Fib, Labelled, NextHop, Onward, Route},
     fragment::Reassembly,
     handshake::Incoming,
     icmp::{self, ErrorLimit, Unreachable},
@@ -32,12 +33,15 @@ use crate::{
         udp::{Received, RecvBatch},
         wake::Wake,
     },
+    labelled::{self, Head},
     packet::{Ipv6Header, decrement_hop_limit},
     pulse::Pulse,
 };
 
 /// Messages of up to 64 KiB in one receive call.
 const MESSAGES: usize = 16;
+/// The node loop hears of labels that are not known this often at most: anybody can make some up.
+const WONDER: Duration = Duration::from_millis(50);
 
 /// The thread that carries datagrams from the sockets to the TUN device.
 #[derive(Debug)]
@@ -60,6 +64,8 @@ struct Opener {
     coalescer: Coalescer,
     egress: Egress,
     errors: ErrorLimit,
+    /// When the node loop last heard of a label that is not known.
+    wondered: Option<Instant>,
 }
 
 /// Packets in a row that go to the same neighbour, by their places in the outer stage's arena.
@@ -83,6 +89,7 @@ impl Outside {
             coalescer: Coalescer::new(shared.tun.offload()),
             egress: Egress::new(shared.outlet.clone(), seed),
             errors: ErrorLimit::new(shared.clock.now()),
+            wondered: None,
         };
         Self {
             entrance: Entrance::new(handshakes, gate),
@@ -161,7 +168,7 @@ impl Outside {
         if data.is_empty() {
             shared.discard(Reason::NotWireguard, 1);
         }
-        let from = Endpoint::Underlay(from);
+        let (from, remote) = (Endpoint::Underlay(from), from.remote);
         for (way, run) in Runs::new(data, segment, fib) {
             match way {
                 Way::Session(carrier) => {
@@ -174,20 +181,45 @@ impl Outside {
                 Way::Gate | Way::Cookie => {
                     entrance.take(way, from, run, fib, shared, &mut opener.egress, now);
                 }
-                Way::Discard(reason) => shared.discard(reason, 1),
+                Way::Labelled(labelled) => {
+                    let count = run.len().div_ceil(segment) as u64;
+                    if remote != labelled.from {
+                        shared.discard(Reason::LabelForeign, count);
+                        continue;
+                    }
+                    labelled.stats.note_heard();
+                    opener.labelled(labelled, run, segment, entrance, shared, fib, now);
+                }
+                Way::Discard(reason) => {
+                    shared.discard(reason, 1);
+                    if reason == Reason::UnknownLabel {
+                        opener.wonder(remote, run, shared, now);
+                    }
+                }
             }
         }
     }
 }
 
 impl Opener {
+    /// Lets whoever may be using a label hear that it is not known, if it is a neighbour.
+    fn wonder(&mut self, from: SocketAddr, datagram: &[u8], shared: &Shared, now: Instant) {
+        let may_ask = self
+            .wondered
+            .is_none_or(|last| now.saturating_duration_since(last) >= WONDER);
+        if may_ask && let Some(Head { label, .. }) = Head::of(datagram) {
+            self.wondered = Some(now);
+            shared.outlet.tell(Notice::UnknownLabel { from, label });
+        }
+    }
+
     /// Sends everything opened so far where it may go.
     fn deliver(&mut self, entrance: &mut Entrance, shared: &Shared, fib: &Fib, now: Instant) {
         let mut outer = std::mem::take(&mut self.outer);
         self.dispatch(&mut outer, Arrival::Direct, shared, fib, now);
         self.send_transit(&outer, now);
         self.write(&mut outer, shared);
-        if !self.nested.is_empty() {
+        if !self.nested.is_empty() || !self.inner.is_empty() {
             let mut inner = std::mem::take(&mut self.inner);
             self.open_nested(&mut outer, &mut inner, entrance, shared, fib, now);
             self.dispatch(&mut inner, Arrival::Relayed, shared, fib, now);
@@ -321,10 +353,107 @@ impl Opener {
                     let egress = &mut self.egress;
                     entrance.take(way, from, datagram(first), fib, shared, egress, now);
                 }
+                Way::Labelled(_) => shared.discard(Reason::NestedTwice, count as u64),
                 Way::Discard(reason) => shared.discard(reason, 1),
             }
         }
         self.nested.clear();
+    }
+
+    /// Hands datagrams under one label on, or opens them if they are for us.
+    fn labelled(
+        &mut self,
+        labelled: &Labelled,
+        run: &mut [u8],
+        segment: usize,
+        entrance: &mut Entrance,
+        shared: &Shared,
+        fib: &Fib,
+        now: Instant,
+    ) {
+        let count = run.len().div_ceil(segment) as u64;
+        let Some(Head { hop_limit, .. }) = Head::of(run) else {
+            return shared.discard(Reason::Malformed, count);
+        };
+        let (next_hop, label) = match &labelled.onward {
+            Onward::Via(next_hop, label) => (next_hop, *label),
+            Onward::Nowhere => return shared.discard(Reason::RelayNoRoute, count),
+            Onward::Here => {
+                if self.inner.room() < run.len() {
+                    self.deliver(entrance, shared, fib, now);
+                }
+                return self.arrive(
+                    labelled, hop_limit, run, segment, entrance, shared, fib, now,
+                );
+            }
+        };
+        // What is too long even so is cut, in the nested form.
+        let label = label.filter(|_| segment <= next_hop.mtu + OVERHEAD);
+        if hop_limit <= 1 {
+            return shared.discard(Reason::HopLimit, count);
+        }
+        if !self.transit.limit.allows(run.len(), fib.relay_mbit(), now) {
+            return shared.discard(Reason::RelayLimit, count);
+        }
+        let (hop_limit, pair) = (hop_limit - 1, labelled.pair);
+        self.egress
+            .hand_on(next_hop, label, pair, hop_limit, run, segment, now);
+    }
+
+    /// Opens datagrams that came under a label, in runs of the same keypair.
+    fn arrive(
+        &mut self,
+        labelled: &Labelled,
+        hop_limit: u8,
+        run: &mut [u8],
+        segment: usize,
+        entrance: &mut Entrance,
+        shared: &Shared,
+        fib: &Fib,
+        now: Instant,
+    ) {
+        let source = labelled.pair.source;
+        let from = Endpoint::Overlay(source);
+        let mut rest = run;
+        while !rest.is_empty() {
+            let mut datagrams = rest
+                .chunks(segment)
+                .map(|datagram| &datagram[labelled::HEADER..]);
+            let Some(first) = datagrams.next() else {
+                return;
+            };
+            let (way, keypair) = (Way::of(first, fib), receiver(first));
+            let alike = datagrams
+                .take_while(|datagram| keypair.is_some() && receiver(datagram) == keypair)
+                .count();
+            let length = ((alike + 1) * segment).min(rest.len());
+            let (now_opened, later) = rest.split_at_mut(length);
+            rest = later;
+            let count = alike as u64 + 1;
+            match way {
+                Way::Session(carrier) => {
+                    if !carrier.is_reached_at(source)
+                        || Arc::ptr_eq(&labelled.session, &carrier.session)
+                    {
+                        shared.discard(Reason::NestedPath, count);
+                        continue;
+                    }
+                    carrier.stats.note_hop_limit(hop_limit);
+                    let places = (0..length)
+                        .step_by(segment)
+                        .map(|start| start + labelled::HEADER..(start + segment).min(length));
+                    self.inner
+                        .open(carrier, now_opened, places, from, shared, now);
+                }
+                way @ (Way::Gate | Way::Cookie) => {
+                    let datagram = &now_opened[labelled::HEADER..];
+                    let egress = &mut self.egress;
+                    entrance.take(way, from, datagram, fib, shared, egress, now);
+                }
+                Way::Labelled(_) => shared.discard(Reason::NestedTwice, count),
+                Way::Discard(reason) => shared.discard(reason, count),
+            }
+        }
     }
 
     /// Sends what was noted for a neighbour.

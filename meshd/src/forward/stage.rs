@@ -129,6 +129,11 @@ impl Stage {
         self.opened.len()
     }
 
+    /// Whether nothing was opened.
+    pub(super) fn is_empty(&self) -> bool {
+        self.opened.is_empty()
+    }
+
     /// One of the packets, by its order.
     pub(super) fn get(&self, at: usize) -> Decrypted {
         self.opened[at]

@@ -8,6 +8,7 @@
 use std::{
     collections::BTreeMap,
     net::SocketAddr,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -24,6 +25,7 @@ use crate::{
     admin::{Happening, LinkState},
     config::StockRouting,
     discard::Reason,
+    fib::LinkStats,
     liveness::{LEAST_MTU, Liveness},
     packet::{HEADER, Ipv6Header},
     signal::{Probe, Signal, Way},
@@ -73,6 +75,8 @@ pub(super) struct Link {
     /// Since when nothing is heard.
     down: Option<Instant>,
     pub(super) counters: LinkCounters,
+    /// What packet threads note about it.
+    pub(super) stats: Arc<LinkStats>,
 }
 
 impl Link {
@@ -373,6 +377,7 @@ impl Node {
             liveness: Liveness::new(usize::from(mtu), self.rng.u64(..)),
             down: Some(now),
             counters: LinkCounters::default(),
+            stats: Arc::new(LinkStats::new(now)),
         };
         let id = self.links.insert(link);
         debug!(peer = %self.label(&peer), link = id.0, %endpoint.remote, "Link opened");
@@ -426,6 +431,7 @@ impl Node {
         self.agenda.set(Task::Link(id), None);
         self.agenda.set(Task::LinkLiveness(id), None);
         self.router.remove_link(id, now);
+        self.forget_labels(id);
         self.note_paths(&link.peer, now);
         self.stale = true;
         if link.dialled.is_some() {
@@ -544,7 +550,10 @@ impl Node {
         self.choose_path(&peer, now);
         match (before, state) {
             (NeighbourState::Down, NeighbourState::Down) => {}
-            (NeighbourState::Down, _) => self.try_link(id, now),
+            (NeighbourState::Down, _) => {
+                self.disown_labels(id, now);
+                self.try_link(id, now);
+            }
             (_, NeighbourState::Down) => {
                 self.agenda.set(Task::Stranded(peer), Some(now + STRANDED));
             }

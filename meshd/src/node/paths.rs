@@ -29,7 +29,7 @@ use crate::{
 };
 
 /// Users' packets that wait for a sign of a neighbour for so long make its link suspect.
-const LINK_PATIENCE: Duration = Duration::from_millis(300);
+pub(super) const LINK_PATIENCE: Duration = Duration::from_millis(300);
 
 /// Which way a session's packets take.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -106,6 +106,9 @@ impl Node {
                 }
                 let (mtu, carriage) = (liveness.mtu(), liveness.carriage());
                 self.take_way(peer, Endpoint::Overlay(address), mtu, carriage, now);
+                if path != before && is_open {
+                    self.want_own_label(address, now);
+                }
                 self.heed_liveness(peer, now);
             }
             Path::Direct | Path::None => {}
@@ -115,17 +118,21 @@ impl Node {
         }
     }
 
-    /// A session has opened: whether its way through other nodes carries it is to be found out.
+    /// A session has opened: whether its way through other nodes carries it is to be found out, and a label is wanted for it.
     pub(super) fn try_path(&mut self, peer: &PublicKey, now: Instant) {
-        let Some(path) = self.peers.get(peer).map(|entry| entry.path) else {
+        let known = self.peers.get(peer);
+        let Some((path, address)) = known.map(|entry| (entry.path, entry.address)) else {
             return;
         };
+        if !path.is_relayed() {
+            return;
+        }
+        self.want_own_label(address, now);
         let ceiling = self.relayed_ceiling(path);
-        if path.is_relayed()
-            && let Some(liveness) = self
-                .peers
-                .get_mut(peer)
-                .and_then(|entry| entry.liveness.as_mut())
+        if let Some(liveness) = self
+            .peers
+            .get_mut(peer)
+            .and_then(|entry| entry.liveness.as_mut())
         {
             liveness.handle_change(ceiling, now);
             self.heed_liveness(peer, now);
@@ -237,9 +244,11 @@ impl Node {
                 self.heed_link(id, now);
             }
             Path::Relayed(_) => {
+                let address = entry.address;
                 if let Some(liveness) = &mut entry.liveness {
                     liveness.handle_use(sent, waiting, now);
                 }
+                self.want_own_label(address, now);
                 self.heed_liveness(peer, now);
             }
             Path::None | Path::Direct => {}
@@ -438,6 +447,24 @@ impl Node {
                 });
                 self.signal(&peer, &echo, 0, from, now);
             }
+            (Some(Signal::LabelRequest(pair)), Endpoint::Underlay(from)) => {
+                self.on_label_request(&peer, from, pair, now);
+            }
+            (
+                Some(Signal::Label {
+                    pair,
+                    label,
+                    lifetime_s,
+                }),
+                Endpoint::Underlay(from),
+            ) => self.on_label(&peer, from, pair, label, lifetime_s, now),
+            (Some(Signal::LabelUnknown(label)), Endpoint::Underlay(from)) => {
+                self.on_label_unknown(&peer, from, label, now);
+            }
+            (
+                Some(Signal::LabelRequest(_) | Signal::Label { .. } | Signal::LabelUnknown(_)),
+                Endpoint::Overlay(_),
+            ) => self.discards.discard(Reason::SignalAstray, 1),
             (Some(Signal::Echo(echo)), Endpoint::Underlay(from)) => {
                 self.on_direct_echo(peer, from, &echo, received, now);
             }
@@ -551,6 +578,14 @@ impl Node {
         let Next::Via { link, .. } = self.router.lookup(node) else {
             return self.discards.discard(Reason::NoPath, 1);
         };
+        // Whoever traces wants to hear of relays, and those of labelled datagrams say nothing.
+        if hop_limit == relayed::HOP_LIMIT
+            && carriage == Carriage::Whole
+            && let Some(labelled) = self.labelled(link, node, datagram)
+            && let Some(link) = self.links.get(link)
+        {
+            return self.send(link.endpoint.into(), labelled, now);
+        }
         let own = self.identity.node().address();
         let mut packet = vec![0; relayed::OVERHEAD];
         packet.extend_from_slice(datagram);

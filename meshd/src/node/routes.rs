@@ -115,6 +115,7 @@ impl Node {
         self.history.push(what, now);
         self.outputs.push_back(Output::Changed);
         self.on_route(prefix, now);
+        self.relabel(prefix, now);
     }
 
     /// The overlay address of the neighbour at the end of a link.
@@ -234,6 +235,7 @@ impl Node {
                     session: Arc::clone(session),
                     endpoint: link.endpoint,
                     mtu: link.liveness.mtu(),
+                    stats: Arc::clone(&link.stats),
                 };
                 Some((id, Arc::new(next_hop)))
             })
@@ -242,9 +244,11 @@ impl Node {
             let next_hop = link.and_then(|link| next_hops.get(&link)).map(Arc::clone);
             (*prefix, next_hop)
         });
+        let next_hop = |link| next_hops.get(&link).map(Arc::clone);
         Fib::new(own, carriers, routes)
             .admitting(self.admission)
             .relaying(self.relay.mbit)
+            .labelling(self.given_labels(next_hop), self.own_labels(next_hop))
     }
 
     /// Whether a neighbour is told of routes to others: there is no use in them to one whose packets are not forwarded. Stock routers
@@ -257,7 +261,7 @@ impl Node {
     }
 
     /// Whether the packets of a peer for other nodes are forwarded.
-    fn relays_for(&self, entry: &Entry) -> fib::Relay {
+    pub(super) fn relays_for(&self, entry: &Entry) -> fib::Relay {
         match (self.relay.relay, entry.origin) {
             (Relay::Off, _) | (Relay::Members, Origin::Stranger) => fib::Relay::No,
             (Relay::Members | Relay::Open, _) => fib::Relay::Yes,

@@ -6,6 +6,7 @@ use wireguard::Message;
 
 use crate::{
     icmp,
+    labelled::{self, Head},
     packet::Ipv6Header,
     relayed::{self, Relayed},
 };
@@ -42,6 +43,9 @@ pub(super) fn packet(datagram: &[u8]) -> Option<&[u8]> {
 
 /// Looks into an outer datagram.
 pub fn carried(datagram: &[u8]) -> Carried<'_> {
+    if Head::of(datagram).is_some() {
+        return under_label(&datagram[labelled::HEADER..]);
+    }
     let Some(packet) = packet(datagram) else {
         return Carried::Nothing;
     };
@@ -61,6 +65,18 @@ pub fn carried(datagram: &[u8]) -> Carried<'_> {
             Carried::Error
         }
         None => Carried::Own(packet),
+    }
+}
+
+/// What is under a label: only relays know between whom, but a packet in it tells as well.
+fn under_label(datagram: &[u8]) -> Carried<'_> {
+    let header = packet(datagram).and_then(|packet| Ipv6Header::parse(packet).ok());
+    let node = |address: Ipv6Addr| Ipv6Addr::from_bits(address.to_bits() >> 64 << 64 | 1);
+    let unknown = Ipv6Addr::UNSPECIFIED;
+    Carried::Relayed {
+        from: header.map_or(unknown, |header| node(header.source)),
+        to: header.map_or(unknown, |header| node(header.destination)),
+        datagram: Some(datagram),
     }
 }
 

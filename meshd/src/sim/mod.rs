@@ -48,7 +48,8 @@ pub use self::{
 };
 use self::{host::Arrival, machine::Machine, oracle::Trail};
 use crate::{
-    admin, discard::Reason, driver::Request, fib::Lookup, io::simulated::Datagram, node::Node,
+    admin, discard::Reason, driver::Request, fib::Lookup, io::simulated::Datagram, labelled::Head,
+    node::Node,
 };
 
 /// So many seconds.
@@ -731,6 +732,7 @@ impl Net {
                 datagram: Some(relayed),
                 ..
             } = carried(&datagram.payload)
+            && let to = self.labelled_to(&datagram).unwrap_or(to)
             && let Some(to) = self.place_of(machine, to)
         {
             self.put(machine, to, relayed.to_vec());
@@ -738,6 +740,15 @@ impl Net {
         if matches!(deed, Deed::Send | Deed::SendAndPost) {
             self.put(machine, datagram.to, datagram.payload);
         }
+    }
+
+    /// For whom a labelled datagram is: the machine that it is sent to has given the label.
+    fn labelled_to(&self, datagram: &Datagram) -> Option<std::net::Ipv6Addr> {
+        let head = Head::of(&datagram.payload)?;
+        let (wire, end) = self.addresses.get(&datagram.to)?;
+        let receiver = self.wires[*wire].ends[*end].machine;
+        let fib = self.machines[receiver].daemon.as_ref()?.fib.load();
+        Some(fib.labelled(head.label)?.pair.destination)
     }
 
     /// Where on the underlay a machine reaches another, if there is a wire.

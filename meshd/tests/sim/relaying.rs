@@ -1,8 +1,11 @@
 //! For whom a node relays, and how much.
 
+use std::{cell::Cell, rc::Rc};
+
 use meshd::{
     discard::Reason,
-    sim::{Plan, millis, secs},
+    labelled::Head,
+    sim::{Carried, Crime, Deed, Kept, Net, Plan, carried, millis, secs},
 };
 
 #[test]
@@ -58,5 +61,103 @@ fn what_is_relayed_is_capped() {
         net.ping("a", "b").is_some_and(|rtt| rtt < millis(20)),
         "what is b's own is not capped"
     );
+    net.assert_sound();
+}
+
+/// Of what a machine hands on between others from now on, whether anything is nested, and whether anything is labelled.
+fn forms(net: &mut Net, relay: &str) -> (bool, bool) {
+    let seen = Rc::new(Cell::new((false, false)));
+    let noted = Rc::clone(&seen);
+    let crime: Crime = Box::new(move |datagram| {
+        if matches!(carried(datagram), Carried::Relayed { .. }) {
+            let (nested, labelled) = noted.get();
+            let is_labelled = Head::of(datagram).is_some();
+            noted.set((nested || !is_labelled, labelled || is_labelled));
+        }
+        Deed::Send
+    });
+    net.corrupt(relay, crime);
+    net.run_for(secs(2));
+    net.reform(relay);
+    seen.get()
+}
+
+#[test]
+fn a_flow_through_others_goes_under_labels_soon_and_stays_there() {
+    let mut net = Plan::line(5).start();
+    net.run_for(secs(5));
+    assert!(net.ping("a", "e").is_some());
+    let flow = net.flow("a", "e");
+    net.run_for(secs(3));
+    // Labels are renewed, and so are the keys of the session.
+    for _ in 0..4 {
+        for relay in ["b", "c", "d"] {
+            assert_eq!(forms(&mut net, relay), (false, true), "{relay}");
+        }
+        net.run_for(secs(60));
+    }
+    assert!(net.gap(flow) < millis(100), "{:?}", net.gap(flow));
+    assert_eq!(net.path("a", "e"), "a b c d e");
+    for name in net.names() {
+        assert_eq!(net.count(&name, Reason::UnknownLabel), 0, "{name}");
+        assert_eq!(net.count(&name, Reason::LabelForeign), 0, "{name}");
+    }
+    net.assert_sound();
+}
+
+#[test]
+fn a_relay_without_a_label_of_the_next_hands_on_in_the_nested_form() {
+    let mut net = Plan::line(4).start();
+    net.run_for(secs(5));
+    assert!(net.ping("a", "d").is_some());
+    let flow = net.flow("a", "d");
+    net.run_for(secs(3));
+    // What b hands on loses its way at once, and finds another over e, which has given no label yet.
+    let mut ring = Plan::ring(6).start();
+    ring.run_for(secs(5));
+    assert!(ring.ping("a", "c").is_some());
+    let ringed = ring.flow("a", "c");
+    ring.run_for(secs(3));
+    let path = ring.path("a", "c");
+    ring.mark(ringed);
+    ring.cut("b", "c");
+    ring.run_for(secs(5));
+    assert_ne!(ring.path("a", "c"), path);
+    assert!(ring.gap(ringed) < secs(2), "{:?}", ring.gap(ringed));
+    ring.run_for(secs(5));
+    assert_eq!(forms(&mut ring, "e"), (false, true));
+    ring.assert_sound();
+    assert!(net.gap(flow) < millis(100));
+    net.assert_sound();
+}
+
+#[test]
+fn a_relay_that_has_forgotten_its_labels_gives_new_ones() {
+    let mut net = Plan::line(4).start();
+    net.run_for(secs(5));
+    let flow = net.flow("a", "d");
+    net.run_for(secs(5));
+    net.kill("b");
+    net.run_for(secs(2));
+    net.restart("b", Kept::State);
+    net.run_for(secs(10));
+    net.mark(flow);
+    for relay in ["b", "c"] {
+        assert_eq!(forms(&mut net, relay), (false, true), "{relay}");
+    }
+    assert!(net.gap(flow) < millis(100), "{:?}", net.gap(flow));
+    net.assert_sound();
+}
+
+#[test]
+fn datagrams_under_a_label_that_come_from_elsewhere_go_nowhere() {
+    // b posts what a hands it also straight to c's other address, under the label that c has given b for its wire.
+    let mut net = Plan::line(3).wire("b", "c").start();
+    net.run_for(secs(5));
+    let flow = net.flow("a", "c");
+    net.run_for(secs(3));
+    assert_eq!(forms(&mut net, "b"), (false, true));
+    assert_eq!(net.count("c", Reason::LabelForeign), 0);
+    assert!(net.gap(flow) < millis(100), "{:?}", net.gap(flow));
     net.assert_sound();
 }

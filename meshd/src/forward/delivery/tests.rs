@@ -1,6 +1,4 @@
-use std::net::Ipv6Addr;
-
-use std::time::Instant;
+use std::{net::Ipv6Addr, time::Instant};
 
 use ipnetwork::Ipv6Network;
 use routing::LinkId;
@@ -8,7 +6,7 @@ use wireguard::{Device, Kind, Peer, PrivateKey, Underlay, Upkeep};
 
 use super::*;
 use crate::{
-    fib::Own,
+    fib::{LinkStats, Own},
     packet::{FRAGMENT, icmpv6, ipv6},
     relayed,
     signal::{Probe, Signal, Way},
@@ -87,6 +85,7 @@ impl Site {
             session: Arc::clone(&neighbour.session),
             endpoint: Underlay::unproven("192.0.2.1:1".parse().unwrap()),
             mtu: 1420,
+            stats: Arc::new(LinkStats::new(Instant::now())),
         });
         let own = identity(OWN).node();
         let copy = |carrier: &Carrier| Carrier {
