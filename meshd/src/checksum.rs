@@ -1,22 +1,23 @@
 //! The Internet checksum (RFC 1071), many bytes at a time.
 
+/// Words that are added side by side.
+const LANES: usize = 16;
+
 /// Adds the 16-bit words of `bytes`, in native byte order, to `initial`. An odd last byte counts as if a zero followed.
 ///
 /// The sum stays unfolded: one's-complement addition is associative, so parts of even length may be added in any order.
 /// Overflow would need 16 GB.
 pub(crate) fn sum(bytes: &[u8], initial: u64) -> u64 {
-    // Four independent lanes of 32-bit halves: no carries to chase, and the compiler makes vector code of it.
-    let mut lanes = [0u64; 4];
-    let mut blocks = bytes.chunks_exact(32);
-    for block in &mut blocks {
-        for (lane, word) in lanes.iter_mut().zip(block.chunks_exact(8)) {
-            let word = u64::from_ne_bytes([
-                word[0], word[1], word[2], word[3], word[4], word[5], word[6], word[7],
-            ]);
-            *lane += (word & 0xffff_ffff) + (word >> 32);
+    // Independent lanes of 32-bit words, without carries to chase or overflow to look for: the compiler makes vector code of it.
+    let mut lanes = [0u64; LANES];
+    let (blocks, rest) = bytes.as_chunks::<{ 4 * LANES }>();
+    for block in blocks {
+        let (words, _) = block.as_chunks::<4>();
+        for (lane, word) in lanes.iter_mut().zip(words) {
+            *lane = lane.wrapping_add(u32::from_ne_bytes(*word).into());
         }
     }
-    let mut pairs = blocks.remainder().chunks_exact(2);
+    let mut pairs = rest.chunks_exact(2);
     let mut total = initial + lanes.iter().sum::<u64>();
     for pair in &mut pairs {
         total += u64::from(u16::from_ne_bytes([pair[0], pair[1]]));
