@@ -145,7 +145,7 @@ impl Outside {
                 local: local.map(|local: IpAddr| local.to_canonical()),
                 socket: u8::try_from(socket).unwrap_or(Underlay::ANY_SOCKET),
             };
-            if self.opener.outer.room() < data.len() {
+            if self.opener.room() < data.len() {
                 self.deliver(&fib, now);
             }
             self.open(data, segment, from, &fib, now);
@@ -211,6 +211,12 @@ impl Opener {
             self.wondered = Some(now);
             shared.outlet.tell(Notice::UnknownLabel { from, label });
         }
+    }
+
+    /// How many more bytes can be received before what was opened has to be delivered: what is in the outer stage may be nested, and
+    /// needs as much room in the inner one, where labelled datagrams are already.
+    fn room(&self) -> usize {
+        self.outer.room().saturating_sub(self.inner.used())
     }
 
     /// Sends everything opened so far where it may go.
@@ -379,9 +385,6 @@ impl Opener {
             Onward::Via(next_hop, label) => (next_hop, *label),
             Onward::Nowhere => return shared.discard(Reason::RelayNoRoute, count),
             Onward::Here => {
-                if self.inner.room() < run.len() {
-                    self.deliver(entrance, shared, fib, now);
-                }
                 return self.arrive(
                     labelled, hop_limit, run, segment, entrance, shared, fib, now,
                 );

@@ -129,6 +129,11 @@ impl Stage {
         self.opened.len()
     }
 
+    /// How many bytes are taken.
+    pub(super) fn used(&self) -> usize {
+        self.used
+    }
+
     /// Whether nothing was opened.
     pub(super) fn is_empty(&self) -> bool {
         self.opened.is_empty()
