@@ -437,3 +437,30 @@ fn a_router_id_of_another_kind_is_nobody() {
     lab.run(secs(5));
     assert_eq!(lab.selected(far()), None);
 }
+
+/// A greeting retracts everything, since its sender may have been started again. It may be slower than the routes that follow it.
+#[test]
+fn what_a_greeting_takes_back_too_late_is_asked_for_again() {
+    let mut lab = Lab::with_neighbours(1);
+    lab.hear(A, FAR, 0, 100);
+    lab.run(millis(100));
+    assert!(lab.selected(owner(FAR).prefix).is_some());
+    lab.forget();
+    let retraction = Update {
+        prefix: None,
+        router_id: None,
+        metric: Metric::INFINITY,
+        ..Lab::plain(owner(FAR).prefix, 1, 0, 0)
+    };
+    lab.say(A, &[Tlv::Update(retraction)]);
+    lab.run(millis(100));
+    assert!(lab.selected(owner(FAR).prefix).is_none());
+    lab.run(secs(1));
+    let asks = |lab: &Lab| lab.has_sent(A, |tlv| matches!(tlv, Tlv::RouteRequest { prefix: None }));
+    assert!(asks(&lab));
+    // Who has announced nothing has nothing to lose.
+    lab.forget();
+    lab.say(A, &[Tlv::Update(retraction)]);
+    lab.run(secs(5));
+    assert!(!asks(&lab));
+}

@@ -30,6 +30,8 @@ const MUTED: Duration = Duration::from_secs(60);
 const RESYNC: Duration = Duration::from_secs(10);
 /// Twice as late each time, but so often only.
 const MOST_RESYNCS: u32 = 6;
+/// After a retraction of everything, a neighbour is asked for everything so soon, when nothing is under way any more.
+const OVERTAKEN: Duration = Duration::from_millis(500);
 /// A neighbour may begin anew so often: each time, everything about it is forgotten.
 const BEGINNINGS: Rate = Rate {
     interval: Duration::from_secs(1),
@@ -322,6 +324,12 @@ impl Link {
             self.resync = Some(now + RESYNC * (1 << self.resyncs.min(MOST_RESYNCS)));
             self.resyncs += 1;
         }
+    }
+
+    /// The neighbour has retracted everything, which may be older than what it had announced: it will be asked for everything soon.
+    pub(crate) fn doubt_retraction(&mut self, now: Instant) {
+        let soon = now + OVERTAKEN;
+        self.resync = Some(self.resync.map_or(soon, |at| at.min(soon)));
     }
 
     /// The neighbour is told everything, beginning now.

@@ -269,9 +269,13 @@ impl Router {
         true
     }
 
-    /// A neighbour retracts all its routes.
+    /// A neighbour retracts all its routes. It says so in what it greets with, which may have been overtaken by what it has announced since.
     fn retract_all(&mut self, slot: Slot) {
+        let now = self.clock.now();
         if let Some(link) = self.links.get_mut(slot) {
+            if !link.parked.is_empty() || link.quota.routes > 0 {
+                link.doubt_retraction(now);
+            }
             link.parked.clear();
         }
         let has_route =
