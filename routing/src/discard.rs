@@ -1,136 +1,74 @@
 //! What was refused or left out, by reason. Nothing is dropped without one.
 
-use std::fmt;
-use std::ops::AddAssign;
+use crate::counters::counters;
 
-macro_rules! reasons {
-    ($($(#[$doc:meta])* $variant:ident => $name:literal,)+) => {
-        /// Why a packet, a message or an update of a neighbour came to nothing.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-        pub enum Reason {
-            $($(#[$doc])* $variant,)+
-        }
-
-        impl Reason {
-            /// All of them, in the order of the enum.
-            pub const ALL: &[Self] = &[$(Self::$variant,)+];
-
-            /// The stable name for counters.
-            pub const fn name(self) -> &'static str {
-                match self {
-                    $(Self::$variant => $name,)+
-                }
-            }
-        }
-    };
-}
-
-reasons! {
-    /// A packet for a link that there is not.
-    UnknownLink => "unknown-link",
-    /// A packet that is not to be read at all.
-    Unreadable => "unreadable",
-    /// A packet to another address.
-    NotForUs => "not-for-us",
-    /// A packet from another address than the neighbour's.
-    Stranger => "stranger",
-    /// A Hello of a neighbour that began anew just before.
-    Restarts => "restarts",
-    /// A message of a neighbour that has not said Hello.
-    NoHello => "no-hello",
-    /// More Acknowledgment Requests than allowed.
-    AckLimit => "ack-limit",
-    /// An Acknowledgment Request of a packet that could not be taken in full: it is to come again.
-    NotTaken => "not-taken",
-    /// More updates than allowed.
-    UpdateLimit => "update-limit",
-    /// More routes from one neighbour than allowed.
-    RouteLimit => "route-limit",
-    /// More destinations, or more new ones, than allowed.
-    DestinationLimit => "destination-limit",
-    /// More origins of one prefix than are remembered.
-    SourceLimit => "source-limit",
-    /// More requests for routes or records than allowed.
-    RequestLimit => "request-limit",
-    /// More requests for the whole table than allowed.
-    DumpLimit => "dump-limit",
-    /// More seqno requests than allowed.
-    SeqnoRequestLimit => "seqno-request-limit",
-    /// More verifications than allowed, or too many updates wait for one.
-    VerificationLimit => "verification-limit",
-    /// Our own route, or one to our own prefix.
-    Own => "own",
-    /// A prefix that this neighbour may not announce, or nobody.
-    PrefixRefused => "prefix-refused",
-    /// A retraction of a route that is not known.
-    UnknownRoute => "unknown-route",
-    /// An update that proves nothing, and follows from nothing that was proven; the neighbour was asked for the proof.
-    Unproven => "unproven",
-    /// A proof of an epoch that is over.
-    StaleProof => "stale-proof",
-    /// A proof or a record that is wrong.
-    WrongProof => "wrong-proof",
-    /// An update whose proof or record did not come.
-    NoRecord => "no-record",
-    /// A record that nobody asked for, or that is of no use.
-    UselessRecord => "useless-record",
-    /// A worse announcement of the selected route that might be a loop; a newer seqno was asked for.
-    Unfeasible => "unfeasible",
-    /// A seqno request that has come before.
-    Redundant => "redundant",
-    /// A seqno request that leads nowhere: there is no route, or no more hops.
-    NoWay => "no-way",
-    /// A round-trip time that cannot be.
-    RoundTrip => "round-trip",
-    /// A message of ours that is not understood.
-    UnknownMessage => "unknown-message",
-    /// An outcome of a verification that nobody waits for.
-    StaleOutcome => "stale-outcome",
-}
-
-/// One counter for each [`Reason`].
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub struct Discards([u64; Reason::ALL.len()]);
-
-impl Default for Discards {
-    fn default() -> Self {
-        Self([0; Reason::ALL.len()])
-    }
-}
-
-impl Discards {
-    pub(crate) const fn discard(&mut self, reason: Reason) {
-        self.0[reason as usize] += 1;
+counters! {
+    /// Why a packet, a message or an update of a neighbour came to nothing.
+    pub enum Reason {
+        /// A packet for a link that there is not.
+        UnknownLink => "unknown-link",
+        /// A packet that is not to be read at all.
+        Unreadable => "unreadable",
+        /// A packet to another address.
+        NotForUs => "not-for-us",
+        /// A packet from another address than the neighbour's.
+        Stranger => "stranger",
+        /// A Hello of a neighbour that began anew just before.
+        Restarts => "restarts",
+        /// A message of a neighbour that has not said Hello.
+        NoHello => "no-hello",
+        /// More Acknowledgment Requests than allowed.
+        AckLimit => "ack-limit",
+        /// An Acknowledgment Request of a packet that could not be taken in full: it is to come again.
+        NotTaken => "not-taken",
+        /// More updates than allowed.
+        UpdateLimit => "update-limit",
+        /// More routes from one neighbour than allowed.
+        RouteLimit => "route-limit",
+        /// More destinations, or more new ones, than allowed.
+        DestinationLimit => "destination-limit",
+        /// More origins of one prefix than are remembered.
+        SourceLimit => "source-limit",
+        /// More requests for routes or records than allowed.
+        RequestLimit => "request-limit",
+        /// More requests for the whole table than allowed.
+        DumpLimit => "dump-limit",
+        /// More seqno requests than allowed.
+        SeqnoRequestLimit => "seqno-request-limit",
+        /// More verifications than allowed, or too many updates wait for one.
+        VerificationLimit => "verification-limit",
+        /// Our own route, or one to our own prefix.
+        Own => "own",
+        /// A prefix that this neighbour may not announce, or nobody.
+        PrefixRefused => "prefix-refused",
+        /// A retraction of a route that is not known.
+        UnknownRoute => "unknown-route",
+        /// An update that proves nothing, and follows from nothing that was proven; the neighbour was asked for the proof.
+        Unproven => "unproven",
+        /// A proof of an epoch that is over.
+        StaleProof => "stale-proof",
+        /// A proof or a record that is wrong.
+        WrongProof => "wrong-proof",
+        /// An update whose proof or record did not come.
+        NoRecord => "no-record",
+        /// A record that nobody asked for, or that is of no use.
+        UselessRecord => "useless-record",
+        /// A worse announcement of the selected route that might be a loop; a newer seqno was asked for.
+        Unfeasible => "unfeasible",
+        /// A seqno request that has come before.
+        Redundant => "redundant",
+        /// A seqno request that leads nowhere: there is no route, or no more hops.
+        NoWay => "no-way",
+        /// A round-trip time that cannot be.
+        RoundTrip => "round-trip",
+        /// A message of ours that is not understood.
+        UnknownMessage => "unknown-message",
+        /// An outcome of a verification that nobody waits for.
+        StaleOutcome => "stale-outcome",
     }
 
-    /// How much was discarded for this reason.
-    pub const fn count(&self, reason: Reason) -> u64 {
-        self.0[reason as usize]
-    }
-
-    /// The reasons that occurred, each with its count.
-    pub fn iter(&self) -> impl Iterator<Item = (Reason, u64)> {
-        Reason::ALL
-            .iter()
-            .map(|&reason| (reason, self.count(reason)))
-            .filter(|&(_, count)| count > 0)
-    }
-}
-
-impl AddAssign for Discards {
-    fn add_assign(&mut self, other: Self) {
-        for (sum, count) in self.0.iter_mut().zip(other.0) {
-            *sum += count;
-        }
-    }
-}
-
-impl fmt::Debug for Discards {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_map()
-            .entries(self.iter().map(|(reason, count)| (reason.name(), count)))
-            .finish()
-    }
+    /// One counter for each [`Reason`].
+    pub struct Discards;
 }
 
 #[cfg(test)]
@@ -147,7 +85,7 @@ mod tests {
     #[test]
     fn what_did_not_occur_is_not_shown() {
         let mut discards = Discards::default();
-        discards.discard(Reason::Stranger);
+        discards.note(Reason::Stranger);
         discards += discards;
         assert_eq!(format!("{discards:?}"), r#"{"stranger": 2}"#);
     }

@@ -70,6 +70,7 @@ mod bucket;
 mod clock;
 mod config;
 mod cost;
+mod counters;
 mod discard;
 mod event;
 pub mod extension;

@@ -28,7 +28,7 @@ impl Router {
         };
         let rate = link.config.limits.updates;
         if !link.allows(|quota| &mut quota.updates, rate, now) {
-            link.discards.discard(Reason::UpdateLimit);
+            link.discards.note(Reason::UpdateLimit);
             link.refuse_for_now(now);
             return;
         }

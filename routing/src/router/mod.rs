@@ -224,7 +224,7 @@ impl Router {
     ) -> Result<(), DecodeError> {
         self.clock.advance(now);
         let Some(slot) = self.links.slot(link) else {
-            self.discards.discard(Reason::UnknownLink);
+            self.discards.note(Reason::UnknownLink);
             return Ok(());
         };
         let read = self.receive(slot, from, to, packet, received);
@@ -273,7 +273,7 @@ impl Router {
         self.clock.advance(now);
         match self.jobs.remove(&id) {
             Some(waiting) => self.learn(waiting, Some(id), outcome),
-            None => self.discards.discard(Reason::StaleOutcome),
+            None => self.discards.note(Reason::StaleOutcome),
         }
         self.settle();
     }

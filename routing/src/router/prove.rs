@@ -159,7 +159,7 @@ impl Router {
         let rate = link.config.limits.verifications;
         let may = !is_busy && link.allows(|quota| &mut quota.verifications, rate, now);
         if !may {
-            link.discards.discard(Reason::VerificationLimit);
+            link.discards.note(Reason::VerificationLimit);
             link.refuse_for_now(now);
         }
         may
@@ -179,7 +179,7 @@ impl Router {
             return false;
         };
         if link.parked.len() >= link.config.limits.waiting && !link.parked.contains_key(&prefix) {
-            link.discards.discard(Reason::VerificationLimit);
+            link.discards.note(Reason::VerificationLimit);
             link.refuse_for_now(now);
             return false;
         }
@@ -410,7 +410,7 @@ impl Router {
         });
         link.parked_until = next;
         for _ in link.parked.len()..before {
-            link.discards.discard(Reason::NoRecord);
+            link.discards.note(Reason::NoRecord);
             link.refuse(now);
         }
         for (router_id, epoch) in missing {
@@ -444,7 +444,7 @@ impl Router {
             link.outbox
                 .message(Extension::Record(record.clone()).encode());
         } else {
-            link.discards.discard(Reason::RequestLimit);
+            link.discards.note(Reason::RequestLimit);
         }
     }
 

@@ -36,15 +36,15 @@ impl Router {
         };
         let parsed = check_source(from, PORT).and_then(|()| Packet::parse(packet));
         let packet = parsed.inspect_err(|_| {
-            link.discards.discard(Reason::Unreadable);
+            link.discards.note(Reason::Unreadable);
             link.note_malformed(1, now);
         })?;
         if to != Cast::Multicast && to != Cast::Unicast(link.config.local) {
-            link.discards.discard(Reason::NotForUs);
+            link.discards.note(Reason::NotForUs);
             return Ok(());
         }
         if !is_welcome(link, from) {
-            link.discards.discard(Reason::Stranger);
+            link.discards.note(Reason::Stranger);
             return Ok(());
         }
         if let Some(neighbour) = neighbour(link, from) {
@@ -220,11 +220,11 @@ impl Router {
         //= RFC 8966 §3.3 answer
         let rate = link.config.limits.acks;
         if link.has_refused {
-            link.discards.discard(Reason::NotTaken);
+            link.discards.note(Reason::NotTaken);
         } else if link.allows(|quota| &mut quota.acks, rate, now) {
             link.outbox.ack(from, opaque);
         } else {
-            link.discards.discard(Reason::AckLimit);
+            link.discards.note(Reason::AckLimit);
         }
     }
 
@@ -282,7 +282,7 @@ impl Router {
             Some(prefix) if link.allows(|quota| &mut quota.requests, limits.requests, now) => {
                 link.outbox.answer(prefix, now);
             }
-            Some(_) => link.discards.discard(Reason::RequestLimit),
+            Some(_) => link.discards.note(Reason::RequestLimit),
             // It will be told everything when it is up.
             None if !link.is_up() => {}
             None if link.dumped.is_some_and(|at| now < at + JUST_ANNOUNCED) => {
@@ -301,7 +301,7 @@ impl Router {
                 }
             }
             None => {
-                link.discards.discard(Reason::DumpLimit);
+                link.discards.note(Reason::DumpLimit);
                 link.dump_later(now);
             }
         }
@@ -321,7 +321,7 @@ impl Router {
         };
         let rate = link.config.limits.seqno_requests;
         if !link.allows(|quota| &mut quota.seqno_requests, rate, now) {
-            link.discards.discard(Reason::SeqnoRequestLimit);
+            link.discards.note(Reason::SeqnoRequestLimit);
             return;
         }
         let Some(destination) = self.table.find(prefix) else {
@@ -465,8 +465,8 @@ impl Router {
 
     pub(super) fn discard(&mut self, slot: Slot, reason: Reason) {
         match self.links.get_mut(slot) {
-            Some(link) => link.discards.discard(reason),
-            None => self.discards.discard(reason),
+            Some(link) => link.discards.note(reason),
+            None => self.discards.note(reason),
         }
     }
 

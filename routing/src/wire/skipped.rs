@@ -1,104 +1,42 @@
 //! TLVs that were read and gave nothing: every one has a reason, every reason a counter.
 
-use std::fmt;
-use std::ops::AddAssign;
+use crate::counters::counters;
 
-macro_rules! reasons {
-    ($($(#[$doc:meta])* $variant:ident => $name:literal,)+) => {
-        /// Why a TLV was skipped. What it says about the parser's state was noted all the same (RFC 8966 §4.5).
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-        pub enum Skip {
-            $($(#[$doc])* $variant,)+
-        }
-
-        impl Skip {
-            /// All reasons, in the order of the enum.
-            pub const ALL: &[Self] = &[$(Self::$variant,)+];
-
-            /// The stable name for counters.
-            pub const fn name(self) -> &'static str {
-                match self {
-                    $(Self::$variant => $name,)+
-                }
-            }
-        }
-    };
-}
-
-reasons! {
-    /// It says that it is longer than the packet; nothing behind it can be read either.
-    Overrun => "overrun",
-    /// Too short for its type, or its fields contradict each other or the RFC.
-    Malformed => "malformed",
-    /// A type nobody here knows (§4.3).
-    UnknownType => "unknown-type",
-    /// A sub-TLV nobody here knows, which says that the whole TLV must not be used then (§4.4).
-    UnknownMandatory => "unknown-mandatory",
-    /// An address encoding nobody here knows, or one that this type may not have.
-    Encoding => "encoding",
-    /// About IPv4.
-    Ipv4 => "ipv4",
-    /// About packets from one source prefix only (RFC 9079); the FIB has no such routes.
-    SourceSpecific => "source-specific",
-    /// A destination that no route may have (Appendix C).
-    Martian => "martian",
-    /// An interval of 0 where there has to be one.
-    ZeroInterval => "zero-interval",
-    /// A seqno request that may not travel.
-    ZeroHopCount => "zero-hop-count",
-    /// A router-id of all zeros or all ones (§4.1.3).
-    ReservedRouterId => "reserved-router-id",
-    /// An Update that leaves bytes of its prefix to an earlier one that there is not.
-    NoPrefix => "no-prefix",
-    /// An Update that leaves its router-id to an earlier TLV that there is not.
-    NoRouterId => "no-router-id",
-    /// An Update after a Next Hop TLV that names no usable address.
-    NoNextHop => "no-next-hop",
-}
-
-/// One counter for each [`Skip`].
-#[derive(Clone, Copy, Default, PartialEq, Eq)]
-pub struct Skipped([u64; Skip::ALL.len()]);
-
-impl Skipped {
-    /// Counts one TLV.
-    pub(super) fn skip(&mut self, reason: Skip) {
-        self.0[reason as usize] += 1;
+counters! {
+    /// Why a TLV was skipped. What it says about the parser's state was noted all the same (RFC 8966 §4.5).
+    pub enum Skip {
+        /// It says that it is longer than the packet; nothing behind it can be read either.
+        Overrun => "overrun",
+        /// Too short for its type, or its fields contradict each other or the RFC.
+        Malformed => "malformed",
+        /// A type nobody here knows (§4.3).
+        UnknownType => "unknown-type",
+        /// A sub-TLV nobody here knows, which says that the whole TLV must not be used then (§4.4).
+        UnknownMandatory => "unknown-mandatory",
+        /// An address encoding nobody here knows, or one that this type may not have.
+        Encoding => "encoding",
+        /// About IPv4.
+        Ipv4 => "ipv4",
+        /// About packets from one source prefix only (RFC 9079); the FIB has no such routes.
+        SourceSpecific => "source-specific",
+        /// A destination that no route may have (Appendix C).
+        Martian => "martian",
+        /// An interval of 0 where there has to be one.
+        ZeroInterval => "zero-interval",
+        /// A seqno request that may not travel.
+        ZeroHopCount => "zero-hop-count",
+        /// A router-id of all zeros or all ones (§4.1.3).
+        ReservedRouterId => "reserved-router-id",
+        /// An Update that leaves bytes of its prefix to an earlier one that there is not.
+        NoPrefix => "no-prefix",
+        /// An Update that leaves its router-id to an earlier TLV that there is not.
+        NoRouterId => "no-router-id",
+        /// An Update after a Next Hop TLV that names no usable address.
+        NoNextHop => "no-next-hop",
     }
 
-    /// How many were skipped for this reason.
-    pub const fn count(&self, reason: Skip) -> u64 {
-        self.0[reason as usize]
-    }
-
-    /// The reasons that occurred, each with its count.
-    pub fn iter(&self) -> impl Iterator<Item = (Skip, u64)> {
-        Skip::ALL
-            .iter()
-            .map(|&reason| (reason, self.count(reason)))
-            .filter(|&(_, count)| count > 0)
-    }
-
-    /// How many were skipped in all.
-    pub fn total(&self) -> u64 {
-        self.0.iter().sum()
-    }
-}
-
-impl AddAssign for Skipped {
-    fn add_assign(&mut self, other: Self) {
-        for (sum, count) in self.0.iter_mut().zip(other.0) {
-            *sum += count;
-        }
-    }
-}
-
-impl fmt::Debug for Skipped {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_map()
-            .entries(self.iter().map(|(reason, count)| (reason.name(), count)))
-            .finish()
-    }
+    /// One counter for each [`Skip`].
+    pub struct Skipped;
 }
 
 #[cfg(test)]
@@ -108,8 +46,8 @@ mod tests {
     #[test]
     fn counts_by_reason_and_hides_what_did_not_occur() {
         let mut one = Skipped::default();
-        one.skip(Skip::Overrun);
-        one.skip(Skip::NoNextHop);
+        one.note(Skip::Overrun);
+        one.note(Skip::NoNextHop);
         let mut sum = one;
         sum += one;
         assert_eq!(sum.count(Skip::Overrun), 2);

@@ -125,7 +125,7 @@ impl<'a> Iterator for Tlvs<'a> {
                 .split_first()
                 .and_then(|(&length, rest)| rest.split_at_checked(length.into()))
             else {
-                self.skipped.skip(Skip::Overrun);
+                self.skipped.note(Skip::Overrun);
                 self.rest = &[];
                 return None;
             };
@@ -133,7 +133,7 @@ impl<'a> Iterator for Tlvs<'a> {
             match self.read(kind, body) {
                 Ok(Some(tlv)) => return Some(tlv),
                 Ok(None) => {}
-                Err(reason) => self.skipped.skip(reason),
+                Err(reason) => self.skipped.note(reason),
             }
         }
     }
