@@ -5,30 +5,15 @@ mod common;
 
 use std::net::Ipv6Addr;
 
-use common::{SOURCE, block, expect, hex, packet, read};
+use common::{ID, SOURCE, block, expect, hex, packet, read, update};
 use proptest::prelude::*;
 use routing::wire::{
     DecodeError, Echo, HelloKind, PROOF_LEN, Packet, Skip, Tlv, Update, check_source,
 };
 use routing::{Interval, Metric, RouterId, Seqno};
 
-const ID: RouterId = RouterId([1, 2, 3, 4, 5, 6, 7, 8]);
-
 /// Router-Id TLV with [`ID`].
 const ROUTER_ID: &str = "06 0a 0000 0102030405060708";
-
-/// An update about `prefix` from [`ID`], with the fields that [`update_tlv`] writes.
-fn update(prefix: &str) -> Update {
-    Update {
-        prefix: Some(prefix.parse().unwrap()),
-        router_id: Some(ID),
-        next_hop: SOURCE,
-        interval: Some(Interval(1600)),
-        seqno: Seqno(5),
-        metric: Metric(256),
-        proof: None,
-    }
-}
 
 /// The same as a retraction.
 fn retraction(prefix: Option<&str>) -> Update {

@@ -5,7 +5,7 @@ mod common;
 
 use std::collections::BTreeSet;
 
-use common::{SOURCE, hex, read};
+use common::{ID, SOURCE, hex, read, update};
 use ipnetwork::Ipv6Network;
 use proptest::prelude::*;
 use routing::wire::{
@@ -16,8 +16,6 @@ use routing::{Interval, Metric, RouterId, Seqno};
 /// The MTU of a link through WireGuard on Ethernet, and what is left of it for a packet.
 const MTU: u16 = 1420;
 const LIMIT: usize = 1372;
-
-const ID: RouterId = RouterId([1, 2, 3, 4, 5, 6, 7, 8]);
 
 const HELLO: Tlv<'_> = Tlv::Hello {
     kind: HelloKind::Multicast,
@@ -37,18 +35,6 @@ const IHU: Tlv<'_> = Tlv::Ihu {
 };
 
 const WILDCARD_REQUEST: Tlv<'_> = Tlv::RouteRequest { prefix: None };
-
-fn update(prefix: &str) -> Update {
-    Update {
-        prefix: Some(prefix.parse().unwrap()),
-        router_id: Some(ID),
-        next_hop: SOURCE,
-        interval: Some(Interval(1600)),
-        seqno: Seqno(5),
-        metric: Metric(256),
-        proof: None,
-    }
-}
 
 /// The only packet with these TLVs.
 #[track_caller]

@@ -10,17 +10,7 @@ mod lab;
 use lab::*;
 use routing::sim::{millis, owner, router_id, secs};
 use routing::wire::Tlv;
-use routing::{FibAction, Interval, LinkId, Metric, Seqno};
-
-const A: LinkId = LinkId(1);
-const B: LinkId = LinkId(2);
-const C: LinkId = LinkId(3);
-/// A node behind our neighbours.
-const FAR: usize = 9;
-
-fn far() -> ipnetwork::Ipv6Network {
-    owner(FAR).prefix
-}
+use routing::{FibAction, Interval, Metric, Seqno};
 
 #[test]
 fn of_two_routes_the_nearer_is_selected_and_announced_to_all_but_its_neighbour() {

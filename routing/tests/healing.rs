@@ -20,6 +20,16 @@ fn assert_sound(net: &mut Net) {
     assert_eq!((net.loops(), net.gaps()), (0, 0));
 }
 
+/// Everybody takes a shortest way within that time.
+#[track_caller]
+fn heals(net: &mut Net, within: Duration) {
+    assert!(
+        net.run_until(within, Net::is_optimal),
+        "{:?}",
+        net.detours(0)
+    );
+}
+
 fn median(sorted: &[Duration]) -> Duration {
     sorted[sorted.len() / 2]
 }
@@ -35,11 +45,7 @@ fn a_link_that_breaks_silently_is_left_within_a_second_by_half_and_within_two_by
         outages.extend(net.outages(secs(10)));
         net.run_for(secs(10));
         net.heal(wire);
-        assert!(
-            net.run_until(secs(5), Net::is_optimal),
-            "{:?}",
-            net.detours(0)
-        );
+        heals(&mut net, secs(5));
         assert_sound(&mut net);
     }
     outages.sort_unstable();
@@ -119,11 +125,7 @@ fn a_node_that_dies_is_left_within_two_seconds_and_missed_by_nobody_else() {
     assert!(outages.last() <= Some(&secs(2)), "{:?}", outages.last());
     net.run_for(secs(5));
     net.restart(24, Kept::State);
-    assert!(
-        net.run_until(secs(3), Net::is_optimal),
-        "{:?}",
-        net.detours(0)
-    );
+    heals(&mut net, secs(3));
     assert_sound(&mut net);
 }
 
@@ -135,11 +137,7 @@ fn a_node_that_has_lost_its_state_is_back_within_seconds() {
         net.run_for(secs(10));
     }
     net.restart(24, Kept::Nothing);
-    assert!(
-        net.run_until(secs(5), Net::is_optimal),
-        "{:?}",
-        net.detours(0)
-    );
+    heals(&mut net, secs(5));
     assert_sound(&mut net);
 }
 
@@ -152,11 +150,7 @@ fn a_ring_of_50_turns_within_five_seconds() {
     let outages = net.outages(secs(20));
     assert!(outages.last() <= Some(&secs(5)), "{:?}", outages.last());
     net.heal(0);
-    assert!(
-        net.run_until(secs(5), Net::is_optimal),
-        "{:?}",
-        net.detours(0)
-    );
+    heals(&mut net, secs(5));
     assert_sound(&mut net);
 }
 

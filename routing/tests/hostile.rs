@@ -16,10 +16,7 @@ use routing::sim::{Net, millis, owner, router_id, secs};
 use routing::wire::{Echo, HelloKind, PacketWriter, Tlv, Update};
 use routing::{Event, Interval, LinkId, Metric, Peer, Reason, Seqno, Verdict};
 
-const A: LinkId = LinkId(1);
-const B: LinkId = LinkId(2);
 const STOCK: LinkId = LinkId(5);
-const FAR: usize = 9;
 
 /// A router with two honest neighbours, and one that may announce anything that is not the overlay's.
 fn lab() -> Lab {

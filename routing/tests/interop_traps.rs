@@ -13,10 +13,7 @@ use routing::sim::{millis, owner, secs};
 use routing::wire::{HelloKind, Tlv, Update};
 use routing::{Cast, Event, FibAction, Hint, Interval, LinkConfig, LinkId, Metric, Peer, Seqno};
 
-const A: LinkId = LinkId(1);
-const B: LinkId = LinkId(2);
 const STOCK: LinkId = LinkId(5);
-const FAR: usize = 9;
 
 fn legacy(prefix: &str) -> Peer {
     Peer::Legacy {

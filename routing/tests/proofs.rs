@@ -14,14 +14,6 @@ use routing::sim::{millis, owner, router_id, secs};
 use routing::wire::{Tlv, Update};
 use routing::{Event, FibAction, LinkId, Metric, Reason, RouterId};
 
-const A: LinkId = LinkId(1);
-const B: LinkId = LinkId(2);
-const FAR: usize = 9;
-
-fn far() -> ipnetwork::Ipv6Network {
-    owner(FAR).prefix
-}
-
 fn unproven(lab: &mut Lab, to: usize, ahead: u16, metric: u16) -> Update {
     Update {
         proof: None,

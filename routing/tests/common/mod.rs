@@ -4,10 +4,27 @@
 
 use std::net::Ipv6Addr;
 
-use routing::wire::{Packet, Skip, Skipped, Tlv};
+use routing::wire::{Packet, Skip, Skipped, Tlv, Update};
+use routing::{Interval, Metric, RouterId, Seqno};
 
 /// Where packets come from here.
 pub(crate) const SOURCE: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
+
+/// Whose routes are read and written here.
+pub(crate) const ID: RouterId = RouterId([1, 2, 3, 4, 5, 6, 7, 8]);
+
+/// An update about `prefix` from [`ID`]: interval 16 s, seqno 5, metric 256.
+pub(crate) fn update(prefix: &str) -> Update {
+    Update {
+        prefix: Some(prefix.parse().unwrap()),
+        router_id: Some(ID),
+        next_hop: SOURCE,
+        interval: Some(Interval(1600)),
+        seqno: Seqno(5),
+        metric: Metric(256),
+        proof: None,
+    }
+}
 
 /// A packet with this body.
 pub(crate) fn packet(body: &[u8]) -> Vec<u8> {

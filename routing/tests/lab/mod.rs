@@ -23,6 +23,18 @@ use routing::{
     Seqno,
 };
 
+/// Links to neighbours: see [`Lab::with_neighbours`].
+pub const A: LinkId = LinkId(1);
+pub const B: LinkId = LinkId(2);
+pub const C: LinkId = LinkId(3);
+/// A node behind our neighbours.
+pub const FAR: usize = 9;
+
+/// Its prefix.
+pub fn far() -> Ipv6Network {
+    owner(FAR).prefix
+}
+
 /// Our own number among the nodes: see [`owner`].
 pub const US: usize = 0;
 const MTU: u16 = 1_420;
