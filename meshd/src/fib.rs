@@ -68,9 +68,11 @@ pub struct Carrier {
 }
 
 impl Carrier {
-    /// Whether the session may be relayed to a node at this address: its peer, and nobody else.
-    pub fn is_reached_at(&self, node: Ipv6Addr) -> bool {
-        matches!(self.role, Role::Node { address, .. } if address == node)
+    /// Whether datagrams of the session may come through others: from a node at this address, its peer and nobody else, by the link of
+    /// another session than itself.
+    pub fn may_be_relayed(&self, source: Ipv6Addr, link: &Arc<Session>) -> bool {
+        let is_peer = matches!(self.role, Role::Node { address, .. } if address == source);
+        is_peer && !Arc::ptr_eq(link, &self.session)
     }
 }
 

@@ -177,28 +177,34 @@ impl Entry {
         let is_new = has_relay && !self.endpoints.iter().any(|endpoint| is_relay(&endpoint));
         self.endpoints = endpoints;
         self.turn = 0;
-        let soonest = self.shaken.map_or(0, |sent| sent + millis(QUICK_RETRY));
-        if let Some(attempt) = &mut self.attempt {
-            if attempt.phase == Phase::Homeless {
-                attempt.next = now.millis;
-            } else if is_new && attempt.phase == Phase::Asking {
-                // There is a way now, and where we asked before, nobody has answered.
-                attempt.next = attempt.next.min(soonest.max(now.millis));
+        match &mut self.attempt {
+            Some(attempt) if attempt.phase == Phase::Homeless => attempt.next = now.millis,
+            // There is a way now, and where we asked before, nobody has answered.
+            Some(_) if is_new => {
+                self.hurry(now);
             }
+            Some(_) | None => {}
         }
         self.visit(now, out);
     }
 
     pub(crate) fn handle_new_way(&mut self, now: Now, out: &mut Outputs) {
-        let soonest = self.shaken.map_or(0, |sent| sent + millis(QUICK_RETRY));
-        if let Some(attempt) = &mut self.attempt
-            && attempt.phase == Phase::Asking
-        {
+        if let Some(attempt) = self.hurry(now) {
             attempt.missed = 0;
             attempt.quick = now.millis + millis(QUICK_TIME);
-            attempt.next = attempt.next.min(soonest.max(now.millis));
         }
         self.visit(now, out);
+    }
+
+    /// The next initiation of an attempt that waits for an answer is due as soon as one may follow the last.
+    fn hurry(&mut self, now: Now) -> Option<&mut Attempt> {
+        let soonest = self.shaken.map_or(0, |sent| sent + millis(QUICK_RETRY));
+        let attempt = self.attempt.as_mut()?;
+        if attempt.phase != Phase::Asking {
+            return None;
+        }
+        attempt.next = attempt.next.min(soonest.max(now.millis));
+        Some(attempt)
     }
 
     /// Does what is due.

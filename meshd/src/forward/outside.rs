@@ -345,9 +345,7 @@ impl Opener {
             match Way::of(datagram(first), fib) {
                 Way::Session(carrier) => {
                     let (link, _) = outer.carrier(first.carrier);
-                    if !carrier.is_reached_at(first.source)
-                        || Arc::ptr_eq(&link.session, &carrier.session)
-                    {
+                    if !carrier.may_be_relayed(first.source, &link.session) {
                         shared.discard(Reason::NestedPath, count as u64);
                         continue;
                     }
@@ -435,9 +433,7 @@ impl Opener {
             let count = alike as u64 + 1;
             match way {
                 Way::Session(carrier) => {
-                    if !carrier.is_reached_at(source)
-                        || Arc::ptr_eq(&labelled.session, &carrier.session)
-                    {
+                    if !carrier.may_be_relayed(source, &labelled.session) {
                         shared.discard(Reason::NestedPath, count);
                         continue;
                     }

@@ -3,7 +3,7 @@
 use std::{
     net::{Ipv6Addr, SocketAddr},
     sync::Arc,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use ipnetwork::Ipv6Network;
@@ -18,6 +18,7 @@ use super::{
 use crate::{
     discard::Reason,
     fib::{self, Labelled, NextHop, Onward},
+    identity::overlay,
     labelled::{HEADER, Head},
     labels::{Answer, LIFETIME, Pair},
     relayed,
@@ -143,9 +144,9 @@ impl Node {
     /// Whether what a neighbour says is of this pair would be taken in the nested form.
     fn may_hand_on(&self, peer: &PublicKey, pair: Pair) -> bool {
         let own = self.identity.node();
-        let are_nodes = [pair.source, pair.destination].iter().all(|address| {
-            crate::identity::overlay().contains(*address) && relayed::is_node(*address)
-        });
+        let are_nodes = [pair.source, pair.destination]
+            .iter()
+            .all(|address| overlay().contains(*address) && relayed::is_node(*address));
         if !are_nodes || own.prefix().contains(pair.source) {
             return false;
         }
@@ -168,7 +169,7 @@ impl Node {
         let Some(link) = self.link_at(peer, &from) else {
             return self.discards.discard(Reason::SignalAstray, 1);
         };
-        let lifetime = std::time::Duration::from_secs(lifetime_s.into());
+        let lifetime = Duration::from_secs(lifetime_s.into());
         if self.labels.take(link, pair, label, lifetime, now) {
             self.stale = true;
         }
@@ -263,11 +264,10 @@ impl Node {
                     Next::Own | Next::Unreachable | Next::Unknown => Onward::Nowhere,
                 }
             };
-            let from: SocketAddr = came_by.endpoint.remote;
             Some((
                 label,
                 Labelled {
-                    from,
+                    from: came_by.endpoint.remote,
                     session,
                     stats: Arc::clone(&came_by.stats),
                     pair,
