@@ -44,6 +44,10 @@ reasons! {
     HeldFull => "held-full",
     /// From inside: longer than the way to its destination carries; its sender is told.
     TooBig => "too-big",
+    /// From inside: more than the queue holds; the flow that had most in it lost these.
+    QueueFull => "queue-full",
+    /// A queue stood, and this flow's sender does not understand marks (ECN): one packet was lost for it to slow down.
+    Congested => "congested",
     /// The session is there, but no neighbour leads to the other node.
     NoPath => "no-path",
     /// Forwarded packet whose hop limit ran out.

@@ -132,6 +132,17 @@ pub fn decrement_hop_limit(packet: &mut [u8]) -> bool {
     }
 }
 
+/// Tells both ends of a packet's flow that a queue stands (RFC 3168 §5), if they understand that; otherwise says no.
+pub fn mark_congestion(packet: &mut [u8]) -> bool {
+    match packet {
+        [version, ecn, ..] if *version >> 4 == 6 && *ecn & 0x30 != 0 => {
+            *ecn |= 0x30;
+            true
+        }
+        _ => false,
+    }
+}
+
 /// An ICMPv6 message in an IPv6 packet; bytes 2 and 3 of `body` become the checksum.
 pub fn icmpv6(source: Ipv6Addr, destination: Ipv6Addr, body: &[u8]) -> Vec<u8> {
     let mut packet = ipv6(source, destination, ICMPV6, body);

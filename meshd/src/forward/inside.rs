@@ -1,35 +1,42 @@
-//! From inside to outside: TUN, source check, FIB 1, seal, UDP.
+//! From inside to outside: TUN, queue, source check, FIB 1, seal, UDP.
 
 use std::{io, os::fd::AsFd, sync::Arc, time::Instant};
 
-use super::{Egress, Notice, Shared};
+use super::{Egress, Notice, Shared, queue::Queue};
 use crate::{
     discard::Reason,
     fib::{Fib, Lookup},
     icmp::{self, ErrorLimit, Unreachable},
     io::{
-        offload::{self, FRAME, Segments, SplitError},
+        offload::{self, Segments, SplitError},
         poll::Poll,
         tun::Tun,
         wake::Wake,
     },
-    packet::{HeaderError, Ipv6Header},
+    packet::{HeaderError, Ipv6Header, mark_congestion},
     pulse::Pulse,
 };
+
+/// What is read from the device in one turn at most: more than a turn sends, so that what piles up does so where it is kept fair.
+const READ_FRAMES: usize = 256;
+/// The same in bytes.
+const READ_BYTES: usize = 8 << 16;
 
 /// The thread that carries packets from the TUN device to the sockets.
 #[derive(Debug)]
 pub struct Inside {
     shared: Shared,
+    queue: Queue,
     egress: Egress,
     errors: ErrorLimit,
 }
 
 impl Inside {
-    /// A carrier that has carried nothing yet. `seed` begins the names of fragments.
+    /// A carrier that has carried nothing yet. `seed` begins the names of fragments, and is nobody's to guess.
     pub fn new(shared: Shared, seed: u32) -> Self {
         let errors = ErrorLimit::new(shared.clock.now());
         Self {
+            queue: Queue::new(seed),
             egress: Egress::new(shared.outlet.clone(), seed),
             shared,
             errors,
@@ -43,34 +50,58 @@ impl Inside {
     pub fn run(mut self, stop: &Wake, pulse: &Pulse) -> io::Result<()> {
         let tun = Arc::clone(&self.shared.tun);
         let mut poll = Poll::new(&[stop.as_fd(), tun.as_fd(), pulse.as_fd()]);
-        let mut frame = vec![0; FRAME];
+        let mut is_done = true;
         loop {
-            poll.wait(None, &self.shared.clock)?;
+            let deadline = (!is_done).then(|| self.shared.clock.now());
+            poll.wait(deadline, &self.shared.clock)?;
             if poll.is_ready(0) {
                 return Ok(());
             }
             if poll.is_ready(2) {
                 pulse.answer()?;
             }
-            self.take(&tun, &mut frame)?;
+            is_done = self.turn(&tun)?;
         }
     }
 
-    /// What waits in the device, as far as it fits into one batch.
-    pub(crate) fn take(&mut self, tun: &Tun, frame: &mut [u8]) -> io::Result<()> {
+    /// Reads what waits in the device, and sends as much as fits into one batch. Says whether nothing is left in the queue.
+    pub(crate) fn turn(&mut self, tun: &Tun) -> io::Result<bool> {
         let now = self.shared.clock.now();
-        while let Some(length) = tun.read(frame)? {
-            self.carry(&mut frame[..length], now);
-            if !self.egress.has_room() {
+        self.read(tun, now)?;
+        while self.egress.has_room()
+            && let Some(mut next) = self.queue.pop(now)
+        {
+            let is_chosen = next.is_chosen;
+            self.carry(next.frame(), is_chosen, now);
+            self.queue.recycle(next);
+        }
+        self.egress.flush(now);
+        Ok(self.queue.is_empty())
+    }
+
+    fn read(&mut self, tun: &Tun, now: Instant) -> io::Result<()> {
+        let mut bytes = 0;
+        for _ in 0..READ_FRAMES {
+            let mut buffer = self.queue.buffer();
+            let Some(length) = tun.read(&mut buffer)? else {
+                self.queue.give_back(buffer);
+                break;
+            };
+            let lost = self.queue.push(buffer, length, now);
+            self.shared.discard(Reason::QueueFull, lost as u64);
+            bytes += length;
+            if bytes >= READ_BYTES {
                 break;
             }
         }
-        self.egress.flush(now);
         Ok(())
     }
 
-    /// One super-packet: everything but header, checksum and seal is done once for all its packets.
-    fn carry(&mut self, frame: &mut [u8], now: Instant) {
+    /// One super-packet: everything but header, checksum and seal is done once for all its packets. If it is chosen, its sender is to
+    /// slow down: it is marked, or its first packet lost.
+    fn carry(&mut self, frame: &mut [u8], is_chosen: bool, now: Instant) {
+        let is_lossy =
+            is_chosen && !mark_congestion(frame.get_mut(offload::HEADER..).unwrap_or_default());
         let segments = match offload::split(frame) {
             Ok(segments) => segments,
             Err(
@@ -114,6 +145,10 @@ impl Inside {
             }
             Lookup::Session(session) => {
                 let mut segments = segments;
+                if is_lossy {
+                    segments.next_packet();
+                    self.shared.discard(Reason::Congested, 1);
+                }
                 self.egress.send(session, &mut segments, &fib, now);
             }
             // The kernel keeps packets to its own address to itself.

@@ -3,6 +3,7 @@
 //! against the [`Fib`] snapshot; what is not plain data goes to the node loop and the handshake thread over bounded queues and is never
 //! waited for.
 
+mod codel;
 pub mod delivery;
 pub mod demux;
 mod egress;
@@ -10,6 +11,7 @@ mod entrance;
 mod inside;
 mod outbox;
 mod outside;
+mod queue;
 mod relay_limit;
 mod stage;
 

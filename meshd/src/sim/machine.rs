@@ -25,7 +25,6 @@ use crate::{
     identity::NodeId,
     io::{
         clock::Clock,
-        offload,
         simulated::{Datagram, Datagrams, Hand},
         tun::Tun,
         udp::{Received, UdpSocket},
@@ -101,7 +100,6 @@ pub(super) struct Daemon {
     tun: Arc<Tun>,
     notices: Receiver<Notice>,
     requests: mpsc::Receiver<Request>,
-    frame: Vec<u8>,
     /// The node loop ends with its last handle.
     _handle: NodeHandle,
 }
@@ -262,7 +260,6 @@ impl Machine {
             tun,
             notices,
             requests,
-            frame: vec![0; offload::FRAME],
             _handle: handle,
         });
         Ok(())
@@ -297,6 +294,7 @@ impl Machine {
                 from,
                 local: Some(local),
                 segment: datagram.len().max(1),
+                waited: Duration::ZERO,
                 data: datagram,
             };
             daemon.outside.take(std::iter::once(received), 0);
@@ -322,13 +320,8 @@ impl Machine {
         let Some(daemon) = &mut self.daemon else {
             return Ok(());
         };
-        while daemon
-            .tun
-            .frames()
-            .is_some_and(|frames| frames.is_waiting())
-        {
-            daemon.inside.take(&daemon.tun, &mut daemon.frame)?;
-        }
+        let is_waiting = |tun: &Tun| tun.frames().is_some_and(|frames| frames.is_waiting());
+        while !daemon.inside.turn(&daemon.tun)? || is_waiting(&daemon.tun) {}
         Ok(())
     }
 
