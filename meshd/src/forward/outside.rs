@@ -15,6 +15,7 @@ use wireguard::{Endpoint, Gate, Underlay, constants::OVERHEAD};
 
 use super::{
     Egress, Notice, Shared, Topic,
+    codel::Codel,
     delivery::{Arrival, Delivery, deliver},
     demux::{Runs, Way, receiver},
     entrance::Entrance,
@@ -34,12 +35,14 @@ use crate::{
         wake::Wake,
     },
     labelled::{self, Head},
-    packet::{Ipv6Header, decrement_hop_limit},
+    packet::{Ipv6Header, decrement_hop_limit, mark_congestion},
     pulse::Pulse,
 };
 
 /// Messages of up to 64 KiB in one receive call.
 const MESSAGES: usize = 16;
+/// A queue that stands is not the doing of those who send less than this in a row, in bytes.
+const LARGE: usize = 1000;
 /// The node loop hears of labels that are not known this often at most: anybody can make some up.
 const WONDER: Duration = Duration::from_millis(50);
 
@@ -48,6 +51,8 @@ const WONDER: Duration = Duration::from_millis(50);
 pub struct Outside {
     shared: Shared,
     entrance: Entrance,
+    /// The queues of the sockets.
+    codels: Vec<Codel>,
     opener: Opener,
 }
 
@@ -64,6 +69,8 @@ struct Opener {
     coalescer: Coalescer,
     egress: Egress,
     errors: ErrorLimit,
+    /// A socket's queue stands: the sender of one of the next packets is to slow down.
+    owes_mark: bool,
     /// When the node loop last heard of a label that is not known.
     wondered: Option<Instant>,
 }
@@ -89,10 +96,12 @@ impl Outside {
             coalescer: Coalescer::new(shared.tun.offload()),
             egress: Egress::new(shared.outlet.clone(), seed),
             errors: ErrorLimit::new(shared.clock.now()),
+            owes_mark: false,
             wondered: None,
         };
         Self {
             entrance: Entrance::new(handshakes, gate),
+            codels: vec![Codel::default(); shared.outlet.sockets.sockets.len()],
             shared,
             opener,
         }
@@ -137,9 +146,13 @@ impl Outside {
             from,
             local,
             segment,
+            waited,
             data,
         } in messages
         {
+            if let Some(codel) = self.codels.get_mut(socket) {
+                self.opener.owes_mark |= codel.chooses(waited, now);
+            }
             let from = Underlay {
                 remote: canonical(from),
                 local: local.map(|local: IpAddr| local.to_canonical()),
@@ -164,6 +177,7 @@ impl Outside {
             shared,
             entrance,
             opener,
+            ..
         } = self;
         if data.is_empty() {
             shared.discard(Reason::NotWireguard, 1);
@@ -176,7 +190,11 @@ impl Outside {
                     let places = (0..length)
                         .step_by(segment)
                         .map(|start| start..(start + segment).min(length));
+                    let first = opener.outer.len();
                     opener.outer.open(carrier, run, places, from, shared, now);
+                    if opener.owes_mark && length >= LARGE {
+                        opener.owes_mark = !opener.outer.choose(first);
+                    }
                 }
                 Way::Gate | Way::Cookie => {
                     entrance.take(way, from, run, fib, shared, &mut opener.egress, now);
@@ -254,6 +272,11 @@ impl Opener {
             let carrier = Arc::clone(carrier);
             let packet = &mut stage.arena[place.clone()];
             match deliver(fib, &carrier, arrival, decrypted.verdict, packet) {
+                Delivery::Host | Delivery::Forward(_) | Delivery::Transit(_)
+                    if decrypted.is_chosen && !mark_congestion(packet) =>
+                {
+                    shared.discard(Reason::Congested, 1);
+                }
                 Delivery::Host => match icmp::echo_reply(packet, fib.own().token) {
                     Some(number) => shared.outlet.tell(Notice::EchoReply {
                         number,
@@ -375,6 +398,7 @@ impl Opener {
         fib: &Fib,
         now: Instant,
     ) {
+        let mut run = run;
         let count = run.len().div_ceil(segment) as u64;
         let Some(Head { hop_limit, .. }) = Head::of(run) else {
             return shared.discard(Reason::Malformed, count);
@@ -395,6 +419,12 @@ impl Opener {
         }
         if !self.transit.limit.allows(run.len(), fib.relay_mbit(), now) {
             return shared.discard(Reason::RelayLimit, count);
+        }
+        if self.owes_mark && count > 1 {
+            // What is sealed cannot be marked.
+            self.owes_mark = false;
+            run = &mut run[segment..];
+            shared.discard(Reason::Congested, 1);
         }
         let (hop_limit, pair) = (hop_limit - 1, labelled.pair);
         self.egress
@@ -441,8 +471,12 @@ impl Opener {
                     let places = (0..length)
                         .step_by(segment)
                         .map(|start| start + labelled::HEADER..(start + segment).min(length));
+                    let first = self.inner.len();
                     self.inner
                         .open(carrier, now_opened, places, from, shared, now);
+                    if self.owes_mark && length >= LARGE {
+                        self.owes_mark = !self.inner.choose(first);
+                    }
                 }
                 way @ (Way::Gate | Way::Cookie) => {
                     let datagram = &now_opened[labelled::HEADER..];

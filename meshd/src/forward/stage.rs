@@ -26,6 +26,8 @@ pub(super) struct Decrypted {
     /// Position among the carriers of its stage.
     pub(super) carrier: usize,
     pub(super) verdict: Verdict,
+    /// Whether its sender should be told to slow down, by a mark or the loss of the packet.
+    pub(super) is_chosen: bool,
     start: usize,
     end: usize,
 }
@@ -111,6 +113,7 @@ impl Stage {
                     self.opened.push(Decrypted {
                         carrier: position,
                         verdict,
+                        is_chosen: false,
                         start,
                         end: self.used,
                     });
@@ -122,6 +125,12 @@ impl Stage {
         shared
             .outlet
             .signal(&mut self.unheard, session.key(), signals);
+    }
+
+    /// Chooses the packet of this order for its sender to slow down; says whether there is one.
+    pub(super) fn choose(&mut self, at: usize) -> bool {
+        let packet = self.opened.get_mut(at);
+        packet.map(|packet| packet.is_chosen = true).is_some()
     }
 
     /// How many packets were opened.

@@ -64,6 +64,19 @@ pub fn monotonic() -> Duration {
     read(libc::CLOCK_MONOTONIC)
 }
 
+/// What the wall clock says, since 1970; it may be set at any time, also backwards.
+pub(super) fn wall() -> Duration {
+    read(libc::CLOCK_REALTIME)
+}
+
+/// A time as the kernel spells it.
+pub(super) fn from_timespec(time: libc::timespec) -> Duration {
+    Duration::new(
+        time.tv_sec.unsigned_abs(),
+        time.tv_nsec.unsigned_abs() as u32,
+    )
+}
+
 fn since_boot() -> Duration {
     read(libc::CLOCK_BOOTTIME)
 }
@@ -73,13 +86,10 @@ fn read(clock: libc::clockid_t) -> Duration {
         tv_sec: 0,
         tv_nsec: 0,
     };
-    // SAFETY: the pointer is valid for one timespec; both clocks exist since Linux 2.6.39, so the call cannot fail.
+    // SAFETY: the pointer is valid for one timespec; all these clocks exist since Linux 2.6.39, so the call cannot fail.
     let result = unsafe { libc::clock_gettime(clock, &raw mut time) };
     debug_assert_eq!(result, 0);
-    Duration::new(
-        time.tv_sec.unsigned_abs(),
-        time.tv_nsec.unsigned_abs() as u32,
-    )
+    from_timespec(time)
 }
 
 #[cfg(test)]

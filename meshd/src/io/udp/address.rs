@@ -1,8 +1,11 @@
 //! Socket addresses and control messages, as the kernel spells them.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
+use std::time::Duration;
 
-/// Room for the control messages of one datagram: a packet-info and a segment size, with their headers, aligned.
+use crate::io::clock::from_timespec;
+
+/// Room for the control messages of one datagram: a packet-info, a segment size and a time, with their headers, aligned.
 #[derive(Debug, Clone, Copy)]
 #[repr(C, align(8))]
 pub(super) struct Control(pub(super) [u8; CONTROL]);
@@ -137,9 +140,20 @@ fn append<T: Copy>(
     space
 }
 
-/// The destination address and segment size among the control messages of a received datagram.
-pub(super) fn read_control(header: &libc::msghdr) -> (Option<IpAddr>, Option<usize>) {
-    let (mut local, mut segment) = (None, None);
+/// What the kernel says of a received datagram.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Told {
+    /// The address that it was sent to.
+    pub(super) local: Option<IpAddr>,
+    /// The length of each of several that were joined.
+    pub(super) segment: Option<usize>,
+    /// When the kernel received it, since 1970 by its wall clock.
+    pub(super) arrived: Option<Duration>,
+}
+
+/// The control messages of a received datagram.
+pub(super) fn read_control(header: &libc::msghdr) -> Told {
+    let mut told = Told::default();
     // SAFETY: the caller's header has been filled in by recvmmsg and its control buffer is still there, so CMSG_FIRSTHDR and
     // CMSG_NXTHDR give null or a whole header inside of it; values are read only of the type that the kernel
     // documents for their level and type, without assuming any alignment.
@@ -150,21 +164,26 @@ pub(super) fn read_control(header: &libc::msghdr) -> (Option<IpAddr>, Option<usi
             match ((*message).cmsg_level, (*message).cmsg_type) {
                 (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
                     let info = data.cast::<libc::in_pktinfo>().read_unaligned();
-                    local = Some(Ipv4Addr::from(info.ipi_addr.s_addr.to_ne_bytes()).into());
+                    told.local = Some(Ipv4Addr::from(info.ipi_addr.s_addr.to_ne_bytes()).into());
                 }
                 (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
                     let info = data.cast::<libc::in6_pktinfo>().read_unaligned();
-                    local = Some(Ipv6Addr::from(info.ipi6_addr.s6_addr).into());
+                    told.local = Some(Ipv6Addr::from(info.ipi6_addr.s6_addr).into());
                 }
                 (libc::SOL_UDP, libc::UDP_GRO) => {
-                    segment = usize::try_from(data.cast::<libc::c_int>().read_unaligned()).ok();
+                    told.segment =
+                        usize::try_from(data.cast::<libc::c_int>().read_unaligned()).ok();
+                }
+                (libc::SOL_SOCKET, libc::SCM_TIMESTAMPNS) => {
+                    let time = data.cast::<libc::timespec>().read_unaligned();
+                    told.arrived = Some(from_timespec(time));
                 }
                 _ => {}
             }
             message = libc::CMSG_NXTHDR(header, message);
         }
     }
-    (local, segment)
+    told
 }
 
 #[cfg(test)]

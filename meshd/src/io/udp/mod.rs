@@ -109,6 +109,8 @@ impl UdpSocket {
             Err(error) if error.raw_os_error() == Some(libc::ENOPROTOOPT) => {}
             result => result.map_err(failed("enable UDP_GRO on"))?,
         }
+        set(&fd, libc::SOL_SOCKET, libc::SO_TIMESTAMPNS, 1)
+            .map_err(failed("ask for times of arrival on"))?;
         for (force, polite) in [
             (libc::SO_RCVBUFFORCE, libc::SO_RCVBUF),
             (libc::SO_SNDBUFFORCE, libc::SO_SNDBUF),

@@ -4,10 +4,11 @@ use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsRawFd;
+use std::time::Duration;
 
 use super::UdpSocket;
 use super::address::{Control, decode, read_control};
-use crate::io::check;
+use crate::io::{check, clock};
 
 /// Room for one message: the kernel never hands over more.
 const ROOM: usize = 1 << 16;
@@ -40,6 +41,7 @@ struct Arrival {
     from: SocketAddr,
     local: Option<IpAddr>,
     segment: usize,
+    waited: Duration,
 }
 
 /// Datagrams that the kernel handed over in one piece: all from one sender, all `segment` bytes long but the last, which may
@@ -52,6 +54,9 @@ pub struct Received<'batch> {
     pub local: Option<IpAddr>,
     /// Bytes in each datagram; at least 1, so that `data.chunks_mut(segment)` gives the datagrams.
     pub segment: usize,
+    /// How long the first of them waited in the socket's queue; zero if nothing came behind them, since then it was no queue, and if the
+    /// kernel did not say.
+    pub waited: Duration,
     /// The datagrams, end to end. Empty for one empty datagram.
     pub data: &'batch mut [u8],
 }
@@ -83,12 +88,14 @@ impl RecvBatch {
                 from,
                 local,
                 segment,
+                waited,
                 ..
             } = *arrival;
             Some(Received {
                 from,
                 local,
                 segment,
+                waited,
                 data: &mut room[..length],
             })
         })
@@ -125,6 +132,8 @@ impl UdpSocket {
             header.msg_flags = 0;
         }
         let count = self.recv_messages(batch)?;
+        let now = clock::wall();
+        let last = (count < batch.headers.len()).then(|| count.wrapping_sub(1));
         for (slot, message) in batch.headers[..count].iter().enumerate() {
             // No sender or a cut datagram: neither can happen with these buffers, and neither could be used.
             let Some(from) = decode(&batch.names[slot])
@@ -133,16 +142,21 @@ impl UdpSocket {
                 continue;
             };
             let length = message.msg_len as usize;
-            let (local, segment) = read_control(&message.msg_hdr);
-            let segment = segment
+            let told = read_control(&message.msg_hdr);
+            let segment = told
+                .segment
                 .filter(|&segment| segment > 0)
                 .unwrap_or_else(|| length.max(1));
             batch.arrivals.push(Arrival {
                 slot,
                 length,
                 from,
-                local,
+                local: told.local,
                 segment,
+                waited: told
+                    .arrived
+                    .filter(|_| last != Some(slot))
+                    .map_or(Duration::ZERO, |arrived| now.saturating_sub(arrived)),
             });
         }
         Ok(batch.arrivals.len())
