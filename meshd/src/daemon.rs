@@ -18,12 +18,12 @@ use crate::{
     },
     alerts::Alerts,
     clock_watch::{self, ClockWatch, Reading},
-    config::{HostPort, Settings, Source},
+    config::{HostPort, MAX_QUEUES, Settings, Source},
     control::{Control, Remembered, chain, note_write},
     discard::Discards,
     driver::{self, NodeHandle, Request, Vitals},
     fib::{Fib, Own},
-    forward::{Outlet, Shared, Sockets},
+    forward::{Outlet, RelayLimit, Shared, Sockets},
     identity::Identity,
     io::{
         clock::Clock,
@@ -186,6 +186,7 @@ async fn live(launch: Launch) -> Result<(), RunError> {
     };
     let (sockets, port) = bind(&settings.listen, &state, &alerts)?;
     let tun = Tun::open(&settings.interface.name)?;
+    let shards = shards(queues(&settings), &tun, &sockets)?;
     let netlink = Netlink::new()?;
     let interface = tun.index();
     let overlay = netlink::Interface {
@@ -213,16 +214,21 @@ async fn live(launch: Launch) -> Result<(), RunError> {
         fib: Arc::new(ArcSwap::from_pointee(empty)),
         tun: Arc::new(tun),
         clock,
+        relay_limit: Arc::new(RelayLimit::new(clock.now())),
         outlet: Outlet {
             sockets: Arc::new(Sockets::new(sockets)),
             discards,
             notices: notices_in,
         },
     };
+    let others = shards
+        .into_iter()
+        .map(|(tun, sockets)| shared.shard(tun, sockets))
+        .collect();
     confine(&settings, &source, &state, &alerts);
     let (ended, mut endings) = mpsc::channel(4);
     let (requests, names) = mpsc::channel(driver::REQUESTS);
-    let threads = driver::start(&settings, fresh, shared, notices, requests, &ended)
+    let threads = driver::start(&settings, fresh, shared, others, notices, requests, &ended)
         .map_err(RunError::Start)?;
     info!(node = settings.name, address = %node.address(), interface = settings.interface.name, port, "Node up");
 
@@ -422,6 +428,35 @@ fn bind(
         note_write(alerts, &written);
     }
     Ok((sockets, port))
+}
+
+/// How many queues packets have, each with two threads.
+fn queues(settings: &Settings) -> usize {
+    let for_processors = || {
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        (processors / 2).clamp(1, usize::from(MAX_QUEUES.get()))
+    };
+    settings
+        .interface
+        .queues
+        .map_or_else(for_processors, |queues| queues.get().into())
+}
+
+/// The further queues of the device and sockets on the same addresses, for so many queues in all.
+fn shards(
+    queues: usize,
+    tun: &Tun,
+    sockets: &[UdpSocket],
+) -> Result<Vec<(Tun, Vec<UdpSocket>)>, RunError> {
+    (1..queues)
+        .map(|_| {
+            let again: Result<_, udp::BindError> = sockets
+                .iter()
+                .map(|socket| socket.shard(netlink::MARK))
+                .collect();
+            Ok((tun.queue()?, again?))
+        })
+        .collect()
 }
 
 /// How many random ports are tried at start.

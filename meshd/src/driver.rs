@@ -50,7 +50,7 @@ use wireguard::{Gate, PublicKey};
 
 use crate::{
     admin::Trace,
-    config::{HostPort, Settings},
+    config::{HostPort, MAX_QUEUES, Settings},
     discard::Reason,
     forward::{Inside, Notice, Outbox, Outside, Shared},
     handshake::{HandshakeThread, Incoming, Stranger},
@@ -168,7 +168,7 @@ pub struct Threads {
     node: NodeHandle,
     stop: Arc<Wake>,
     packets: Vec<JoinHandle<()>>,
-    pulses: [Arc<Pulse>; 2],
+    pulses: Vec<Arc<Pulse>>,
 }
 
 impl Threads {
@@ -203,7 +203,7 @@ impl Threads {
 #[derive(Debug)]
 pub struct Vitals {
     node: NodeHandle,
-    pulses: [Arc<Pulse>; 2],
+    pulses: Vec<Arc<Pulse>>,
 }
 
 /// This thread has not answered in time.
@@ -244,39 +244,48 @@ impl Vitals {
     }
 }
 
-/// Starts the node loop and the packet threads. Whichever ends for another reason than being stopped is named on `ended`.
+/// Names of the packet threads, shard by shard; there are never more shards.
+const NAMES: [[&str; 2]; MAX_QUEUES.get() as usize] = [
+    ["outside", "inside"],
+    ["outside-1", "inside-1"],
+    ["outside-2", "inside-2"],
+    ["outside-3", "inside-3"],
+    ["outside-4", "inside-4"],
+    ["outside-5", "inside-5"],
+    ["outside-6", "inside-6"],
+    ["outside-7", "inside-7"],
+];
+
+/// Starts the node loop and the packet threads, two for each shard. Whichever ends for another reason than being stopped is named on `ended`.
 ///
 /// # Errors
 /// The system gives no threads or descriptors.
 pub fn start(
     settings: &Settings,
     fresh: Fresh,
-    shared: Shared,
+    first: Shared,
+    others: Vec<Shared>,
     notices: Receiver<Notice>,
     requests: mpsc::Sender<Request>,
     ended: &mpsc::Sender<String>,
 ) -> io::Result<Threads> {
-    let mut secret = [0; 32];
-    getrandom::fill(&mut secret)?;
-    let mut seeds = [0; 8];
-    getrandom::fill(&mut seeds)?;
-    let seeds = [0, 4].map(|at| {
-        seeds[at..]
-            .first_chunk()
-            .copied()
-            .map_or(0, u32::from_ne_bytes)
-    });
-    let gate = Gate::new(&fresh.identity.node().public_key(), &secret);
-    let node = Node::new(settings, fresh, shared.clock.now());
+    let key = fresh.identity.node().public_key();
+    let node = Node::new(settings, fresh, first.clock.now());
+    let first = Shard::new(first, &key)?;
+    let others: io::Result<Vec<Shard>> = others
+        .into_iter()
+        .map(|shared| Shard::new(shared, &key))
+        .collect();
     let Parts {
         mut node_loop,
         handshake_thread,
         outside,
         inside,
+        shards,
         jobs,
         outcomes,
         handle,
-    } = Parts::new(node, gate, shared, notices, requests, seeds);
+    } = Parts::new(node, first, others?, notices, requests);
     let stop = Arc::new(Wake::new()?);
     // The first snapshot is there before the first datagram: who calls meanwhile is no stranger.
     node_loop.drain(&mut Outbox::default());
@@ -290,25 +299,27 @@ pub fn start(
         prove(&jobs, &outcomes);
         Ok(())
     })?;
-    // Not joined: it ends when the node loop and `outside` have.
+    // Not joined: it ends when the node loop and all of `outside` have.
     spawn("handshake", ended, move || {
         handshake_thread.run();
         Ok(())
     })?;
-    let (stop_outside, stop_inside) = (Arc::clone(&stop), Arc::clone(&stop));
-    let pulses = [
-        Arc::new(Pulse::new("outside")?),
-        Arc::new(Pulse::new("inside")?),
-    ];
-    let [pulse_outside, pulse_inside] = pulses.clone();
-    let packets = vec![
-        spawn("outside", ended, move || {
-            outside.run(&stop_outside, &pulse_outside)
-        })?,
-        spawn("inside", ended, move || {
-            inside.run(&stop_inside, &pulse_inside)
-        })?,
-    ];
+    let (mut packets, mut pulses) = (Vec::new(), Vec::new());
+    let shards = std::iter::once((outside, inside)).chain(shards);
+    for ((outside, inside), [name_outside, name_inside]) in shards.zip(NAMES) {
+        let pulse = Arc::new(Pulse::new(name_outside)?);
+        pulses.push(Arc::clone(&pulse));
+        let stopped = Arc::clone(&stop);
+        packets.push(spawn(name_outside, ended, move || {
+            outside.run(&stopped, &pulse)
+        })?);
+        let pulse = Arc::new(Pulse::new(name_inside)?);
+        pulses.push(Arc::clone(&pulse));
+        let stopped = Arc::clone(&stop);
+        packets.push(spawn(name_inside, ended, move || {
+            inside.run(&stopped, &pulse)
+        })?);
+    }
     Ok(Threads {
         node: handle,
         stop,
@@ -324,6 +335,8 @@ pub(crate) struct Parts {
     pub(crate) handshake_thread: HandshakeThread,
     pub(crate) outside: Outside,
     pub(crate) inside: Inside,
+    /// The packet threads of further queues.
+    pub(crate) shards: Vec<(Outside, Inside)>,
     /// What is to be verified, and where it goes then.
     pub(crate) jobs: Receiver<(u64, Job)>,
     pub(crate) outcomes: Sender<(u64, Outcome)>,
@@ -331,15 +344,15 @@ pub(crate) struct Parts {
 }
 
 impl Parts {
-    /// `seeds` begin the names of fragments of the threads `outside` and `inside`.
+    /// The node loop and the handshake thread send and deliver by the first shard.
     pub(crate) fn new(
         node: Node,
-        gate: Gate,
-        shared: Shared,
+        first: Shard,
+        others: impl IntoIterator<Item = Shard>,
         notices: Receiver<Notice>,
         requests: mpsc::Sender<Request>,
-        [outside_seed, inside_seed]: [u32; 2],
     ) -> Self {
+        let shared = first.shared.clone();
         let (handshakes_in, handshakes) = bounded(HANDSHAKES);
         let (strangers_in, strangers) = bounded(STRANGERS);
         let (calls_in, calls) = bounded(CALLS);
@@ -356,7 +369,7 @@ impl Parts {
         };
         let node_loop = NodeLoop {
             node,
-            shared: shared.clone(),
+            shared,
             notices,
             strangers,
             handshakes: handshakes_in.clone(),
@@ -368,11 +381,16 @@ impl Parts {
             traced: HashMap::new(),
             changed,
         };
+        let (outside, inside) = first.threads(&handshakes_in);
         Self {
             node_loop,
             handshake_thread,
-            outside: Outside::new(shared.clone(), handshakes_in, gate, outside_seed),
-            inside: Inside::new(shared, inside_seed),
+            outside,
+            inside,
+            shards: others
+                .into_iter()
+                .map(|shard| shard.threads(&handshakes_in))
+                .collect(),
             jobs,
             outcomes: outcomes_in,
             handle: NodeHandle {
@@ -380,6 +398,41 @@ impl Parts {
                 changed: changes,
             },
         }
+    }
+}
+
+/// What the two threads of one queue need.
+#[derive(Debug)]
+pub(crate) struct Shard {
+    pub(crate) shared: Shared,
+    /// A source's datagrams stay with one shard for as long as its address and port do.
+    pub(crate) gate: Gate,
+    /// They begin the names of fragments of the threads `outside` and `inside`, and are nobody's to guess.
+    pub(crate) seeds: [u32; 2],
+}
+
+impl Shard {
+    fn new(shared: Shared, key: &PublicKey) -> io::Result<Self> {
+        let (mut secret, mut outside, mut inside) = ([0; 32], [0; 4], [0; 4]);
+        getrandom::fill(&mut secret)?;
+        getrandom::fill(&mut outside)?;
+        getrandom::fill(&mut inside)?;
+        Ok(Self {
+            shared,
+            gate: Gate::new(key, &secret),
+            seeds: [outside, inside].map(u32::from_ne_bytes),
+        })
+    }
+
+    fn threads(self, handshakes: &Sender<Incoming>) -> (Outside, Inside) {
+        let [outside_seed, inside_seed] = self.seeds;
+        let outside = Outside::new(
+            self.shared.clone(),
+            handshakes.clone(),
+            self.gate,
+            outside_seed,
+        );
+        (outside, Inside::new(self.shared, inside_seed))
     }
 }
 

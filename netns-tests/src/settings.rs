@@ -27,6 +27,7 @@ pub struct Settings {
     listen: Vec<String>,
     allowed: Vec<String>,
     mtu: Option<u16>,
+    queues: Option<u8>,
     log_level: String,
     node: String,
     tables: String,
@@ -42,6 +43,7 @@ impl Settings {
             listen,
             allowed: Vec::new(),
             mtu: None,
+            queues: None,
             log_level: "debug".into(),
             node: String::new(),
             tables: "[control]\nenabled = false\n".into(),
@@ -135,6 +137,13 @@ impl Settings {
         self
     }
 
+    /// So many queues of packets, whatever the number of processors.
+    #[must_use]
+    pub const fn queues(mut self, queues: u8) -> Self {
+        self.queues = Some(queues);
+        self
+    }
+
     /// Another MTU of the overlay interface than the default.
     #[must_use]
     pub const fn mtu(mut self, mtu: u16) -> Self {
@@ -178,10 +187,14 @@ impl Settings {
             .mtu
             .map(|mtu| format!("mtu = {mtu}\n"))
             .unwrap_or_default();
+        let queues = self
+            .queues
+            .map(|queues| format!("queues = {queues}\n"))
+            .unwrap_or_default();
         let listen = list(&self.listen);
         write!(
             text,
-            "[node]\nname = \"{name}\"\nstate_dir = \"{state}\"\nallow_keys = {allowed}\n{node}\n[interface]\nname = \"mesh0\"\n{mtu}\n[wireguard]\nlisten = {listen}\n\n\
+            "[node]\nname = \"{name}\"\nstate_dir = \"{state}\"\nallow_keys = {allowed}\n{node}\n[interface]\nname = \"mesh0\"\n{mtu}{queues}\n[wireguard]\nlisten = {listen}\n\n\
              [api]\nsocket = \"{socket}\"\n\n[log]\nlevel = \"{level}\"\nformat = \"text\"\n\n{tables}",
             state = paths.state.display(),
             level = self.log_level,

@@ -33,6 +33,15 @@ impl Pair {
     }
 
     fn over(name: &str, underlay: Underlay, cable: Cable) -> Self {
+        Self::with(name, underlay, cable, |settings| settings)
+    }
+
+    fn with(
+        name: &str,
+        underlay: Underlay,
+        cable: Cable,
+        change: impl Fn(Settings) -> Settings,
+    ) -> Self {
         let lab = Lab::new(name);
         let (a, b) = (lab.host("a"), lab.host("b"));
         let link = lab.link_with(&a, &b, cable);
@@ -43,8 +52,8 @@ impl Pair {
         };
         let (for_a, for_b) = Settings::pair((&id_a, at_a), (&id_b, at_b));
         let pair = Self {
-            a: a.meshd(for_a),
-            b: b.meshd(for_b),
+            a: a.meshd(change(for_a)),
+            b: b.meshd(change(for_b)),
             link,
             _lab: lab,
         };
@@ -336,4 +345,28 @@ fn a_peer_comes_and_goes_by_reload_without_harm_to_the_others() {
         a.ping(c.address()).is_err()
     });
     hold_for(secs(1), "a reaches b", || a.ping(b.address()));
+}
+
+#[test]
+fn packets_in_four_queues_arrive_as_those_in_one_do() {
+    let in_four = |settings: Settings| settings.queues(4);
+    let pair = Pair::with("direct queues", Underlay::V4, Cable::default(), in_four);
+    for node in [&pair.a, &pair.b] {
+        let sockets = node.host().run("ss -Hun4l sport = :51860");
+        assert_eq!(sockets.lines().count(), 4, "{sockets}");
+    }
+    pair.carries_every_kind_of_traffic();
+    let _server = traffic::Iperf::serve(pair.b.host());
+    traffic::Iperf::tcp(pair.a.host(), pair.b.address().into(), 8, 2).unwrap();
+    for node in [&pair.a, &pair.b] {
+        assert_eq!(node.drops().get("replayed"), None);
+    }
+
+    // Its port is shared among its own sockets only.
+    let probe = netns_tests::lab::program("netns-probe");
+    let taken = pair
+        .a
+        .host()
+        .try_run(&format!("{probe} udp-echo 0.0.0.0:51860"));
+    assert!(taken.unwrap_err().contains("in use"));
 }

@@ -54,6 +54,10 @@ impl Settings {
             ("node.state_dir", self.state_dir != new.state_dir),
             ("interface.name", self.interface.name != new.interface.name),
             ("interface.mtu", self.interface.mtu != new.interface.mtu),
+            (
+                "interface.queues",
+                self.interface.queues != new.interface.queues,
+            ),
             ("wireguard.listen", self.listen != new.listen),
             ("api.socket", self.api.socket != new.api.socket),
             ("api.group", self.api.group != new.api.group),

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
-use std::num::NonZeroU32;
+use std::num::{NonZeroU8, NonZeroU32};
 use std::path::Path;
 
 use ipnetwork::Ipv6Network;
@@ -14,7 +14,9 @@ use super::settings::{
     Admission, ApiSettings, InboundSettings, InterfaceSettings, LogSettings, PeerSettings,
     RelaySettings, Settings, StockRouting, StockSettings,
 };
-use super::{Config, Dht, DnsMode, Endpoints, Peer, PeerInbound, Stock, Trust, Verdict};
+use super::{
+    Config, Dht, DnsMode, Endpoints, MAX_QUEUES, Peer, PeerInbound, Stock, Trust, Verdict,
+};
 use crate::admin::{Warning, WarningCode};
 use crate::identity::{NodeId, leaf_address, overlay};
 
@@ -402,9 +404,17 @@ impl Check {
                 format!("{mtu} is not from {MIN_MTU} (the least of IPv6) to {MAX_MTU}"),
             );
         }
+        let queues = NonZeroU8::new(config.interface.queues);
+        if queues.is_some_and(|queues| queues > MAX_QUEUES) {
+            self.fault(
+                "interface.queues",
+                format!("{} is more than {MAX_QUEUES}", config.interface.queues),
+            );
+        }
         InterfaceSettings {
             name: name.clone(),
             mtu,
+            queues,
         }
     }
 

@@ -11,6 +11,7 @@ mod settings;
 
 use std::fs::File;
 use std::io::{self, Read};
+use std::num::NonZeroU8;
 use std::path::{Path, PathBuf};
 
 use serde::de::{self, Deserializer, SeqAccess, Visitor};
@@ -27,6 +28,8 @@ pub use settings::{
     RelaySettings, Settings, StockRouting, StockSettings,
 };
 
+/// Queues of packets at most: more processors than for these are left to others.
+pub const MAX_QUEUES: NonZeroU8 = NonZeroU8::new(8).expect("not zero");
 /// Where the configuration is, unless a flag or the environment says otherwise.
 pub const DEFAULT_PATH: &str = "/etc/meshd/meshd.toml";
 /// The file that `meshd init` starts from: every key, commented, with its default.
@@ -202,6 +205,7 @@ pub enum Relay {
 pub struct Interface {
     pub name: String,
     pub mtu: u16,
+    pub queues: u8,
 }
 
 impl Default for Interface {
@@ -209,6 +213,7 @@ impl Default for Interface {
         Self {
             name: "mesh0".into(),
             mtu: 1420,
+            queues: 0,
         }
     }
 }

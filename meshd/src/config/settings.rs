@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::num::NonZeroU32;
+use std::num::{NonZeroU8, NonZeroU32};
 use std::path::PathBuf;
 
 use ipnetwork::Ipv6Network;
@@ -103,6 +103,8 @@ pub struct InterfaceSettings {
     pub name: String,
     /// Bytes, 1280 to 65,475.
     pub mtu: u16,
+    /// Queues, each with two packet threads, 1 to 8; none: by the number of processors.
+    pub queues: Option<NonZeroU8>,
 }
 
 /// One of `[[peers]]`

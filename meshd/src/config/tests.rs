@@ -522,3 +522,15 @@ fn metrics_are_served_on_loopback_only() {
         );
     }
 }
+
+#[test]
+fn queues_are_counted_or_left_to_the_machine() {
+    let queues = |count: &str| {
+        let text = format!("[interface]\nqueues = {count}\n");
+        let settings = source().check(&text, None);
+        settings.map(|settings| settings.interface.queues.map(|queues| queues.get()))
+    };
+    assert_eq!(queues("0").unwrap(), None);
+    assert_eq!(queues("8").unwrap(), Some(8));
+    assert!(faults("[interface]\nqueues = 9\n").contains("interface.queues: 9 is more than 8"));
+}

@@ -29,22 +29,26 @@ use arc_swap::ArcSwap;
 use crossbeam_channel::{Sender, TrySendError};
 use wireguard::{Endpoint, PublicKey, Signals, Underlay, constants::INITIATION_LEN};
 
-pub use self::{egress::Egress, inside::Inside, outbox::Outbox, outside::Outside};
+pub use self::{
+    egress::Egress, inside::Inside, outbox::Outbox, outside::Outside, relay_limit::RelayLimit,
+};
 use crate::{
     discard::{Discards, Reason},
     fib::{Carrier, Fib, Queued},
     io::{clock::Clock, offload::VirtioHeader, tun::Tun, udp::UdpSocket},
 };
 
-/// What the packet threads share.
+/// What the packet threads share. A shard, the two threads of one queue, has the device's queue and the sockets to itself.
 #[derive(Clone, Debug)]
 pub struct Shared {
     /// The current snapshot.
     pub fib: Arc<ArcSwap<Fib>>,
-    /// The device of this host.
+    /// The shard's queue of the device of this host.
     pub tun: Arc<Tun>,
     /// The clock that the node loop uses too.
     pub clock: Clock,
+    /// What is forwarded for others, by all threads.
+    pub relay_limit: Arc<RelayLimit>,
     /// The sockets, the counters, and the queue of the node loop.
     pub outlet: Outlet,
 }
@@ -137,7 +141,7 @@ impl Handshake {
 pub struct Sockets {
     sockets: Vec<UdpSocket>,
     /// How often the underlay has changed: what was learned about destinations before is void.
-    changes: AtomicU64,
+    changes: Arc<AtomicU64>,
 }
 
 impl Sockets {
@@ -145,7 +149,15 @@ impl Sockets {
     pub fn new(sockets: Vec<UdpSocket>) -> Self {
         Self {
             sockets,
-            changes: AtomicU64::new(0),
+            changes: Arc::default(),
+        }
+    }
+
+    /// Another shard's, in the same order: what changes under one changes under all.
+    pub fn shard(&self, sockets: Vec<UdpSocket>) -> Self {
+        Self {
+            sockets,
+            changes: Arc::clone(&self.changes),
         }
     }
 
@@ -214,6 +226,18 @@ impl Outlet {
 }
 
 impl Shared {
+    /// The same for another shard.
+    pub fn shard(&self, tun: Tun, sockets: Vec<UdpSocket>) -> Self {
+        Self {
+            tun: Arc::new(tun),
+            outlet: Outlet {
+                sockets: Arc::new(self.outlet.sockets.shard(sockets)),
+                ..self.outlet.clone()
+            },
+            ..self.clone()
+        }
+    }
+
     /// Hands the node loop a packet that is for the node itself.
     fn tell_packet(
         &self,

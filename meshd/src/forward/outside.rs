@@ -14,12 +14,11 @@ use crossbeam_channel::Sender;
 use wireguard::{Endpoint, Gate, Underlay, constants::OVERHEAD};
 
 use super::{
-    Egress, Notice, Shared, Topic,
+    Egress, Notice, RelayLimit, Shared, Topic,
     codel::Codel,
     delivery::{Arrival, Delivery, deliver},
     demux::{Runs, Way, receiver},
     entrance::Entrance,
-    relay_limit::RelayLimit,
     stage::{Nested, Stage},
 };
 use crate::{
@@ -80,7 +79,6 @@ struct Opener {
 struct Transit {
     next_hop: Option<Arc<NextHop>>,
     places: Vec<Range<usize>>,
-    limit: RelayLimit,
 }
 
 impl Outside {
@@ -309,7 +307,7 @@ impl Opener {
                     Err(_) => shared.discard(Reason::Fragment, 1),
                 },
                 Delivery::Transit(next_hop) => {
-                    match self.transit.admit(next_hop, packet, fib, now) {
+                    match Transit::admit(&shared.relay_limit, next_hop, packet, fib, now) {
                         Ok(()) => {
                             if !self.transit.leads_to(next_hop) {
                                 self.send_transit(stage, now);
@@ -417,7 +415,7 @@ impl Opener {
         if hop_limit <= 1 {
             return shared.discard(Reason::HopLimit, count);
         }
-        if !self.transit.limit.allows(run.len(), fib.relay_mbit(), now) {
+        if !shared.relay_limit.allows(run.len(), fib.relay_mbit(), now) {
             return shared.discard(Reason::RelayLimit, count);
         }
         if self.owes_mark && count > 1 {
@@ -546,7 +544,7 @@ impl Opener {
 impl Transit {
     /// Whether a packet may go to this neighbour; takes one hop off it then. Otherwise the reason, and what its sender is told.
     fn admit(
-        &mut self,
+        limit: &RelayLimit,
         next_hop: &NextHop,
         packet: &mut [u8],
         fib: &Fib,
@@ -556,7 +554,7 @@ impl Transit {
             let mtu = u32::try_from(next_hop.mtu).unwrap_or(u32::MAX);
             return Err((Reason::RelayTooBig, Some(Unreachable::TooBig(mtu))));
         }
-        if !self.limit.allows(packet.len(), fib.relay_mbit(), now) {
+        if !limit.allows(packet.len(), fib.relay_mbit(), now) {
             return Err((Reason::RelayLimit, None));
         }
         if !decrement_hop_limit(packet) {

@@ -21,11 +21,13 @@ use crate::{
 
 /// What waits at most, by the room it takes: 5 ms at 6 Gbit/s.
 const LIMIT: usize = 4 << 20;
-/// What one flow may have waiting before its sender is told at once, in bytes of frames: what the thread seals in about 2 ms. TCP would
+/// What flows may have waiting before their senders are told at once, in bytes of frames: what the thread seals in about 2 ms. TCP would
 /// fill whatever is there, and what is not here then waits at the other end, where flows cannot be told apart.
-const FLOW_LIMIT: usize = 1 << 20;
+const STANDING: usize = 1 << 20;
+/// A flow with less than this waiting is not told so: one super-packet in hand and one behind it are no queue.
+const LEAST_STANDING: usize = 2 << 16;
 /// A sender is told of that this often at most: it can slow down once in a round trip.
-const FLOW_PATIENCE: Duration = Duration::from_millis(10);
+const PATIENCE: Duration = Duration::from_millis(10);
 /// Frames up to this long are moved to a buffer of this size: a queue of lone packets must not take 64 KB for each.
 const SMALL: usize = 2048;
 /// Places for flows. Two flows in one place share its turns, no more.
@@ -114,7 +116,7 @@ impl Queue {
             old: VecDeque::with_capacity(FLOWS),
             nodes: vec![0; NODES].into(),
             room: 0,
-            seed: u64::from(seed) << 32 | u64::from(seed) | 1,
+            seed: (u64::from(seed) << 32) | u64::from(seed) | 1,
             small: Vec::new(),
             large: Vec::new(),
         }
@@ -173,11 +175,12 @@ impl Queue {
                 (None, Some(at)) => (false, *at),
                 (None, None) => return None,
             };
+            let share = (STANDING / (self.new.len() + self.old.len())).max(LEAST_STANDING);
             let flow = &mut self.flows[usize::from(at)];
             if flow.deficit > 0 {
                 if let Some(frame) = flow.frames.pop_front() {
                     flow.deficit -= frame.length as i64;
-                    let is_long = flow.bytes > FLOW_LIMIT;
+                    let is_long = flow.bytes > share;
                     flow.room -= frame.bytes.len();
                     flow.bytes -= frame.length;
                     self.room -= frame.bytes.len();
@@ -189,7 +192,7 @@ impl Queue {
                     if is_long
                         && flow
                             .told
-                            .is_none_or(|told| now.saturating_duration_since(told) >= FLOW_PATIENCE)
+                            .is_none_or(|told| now.saturating_duration_since(told) >= PATIENCE)
                     {
                         is_chosen = true;
                     }

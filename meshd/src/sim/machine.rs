@@ -18,9 +18,9 @@ use super::host::{self, Arrival, Host};
 use crate::{
     config::{Settings, Source},
     discard::{Discards, Reason},
-    driver::{self, NodeHandle, NodeLoop, Parts, Request, Turn},
+    driver::{self, NodeHandle, NodeLoop, Parts, Request, Shard, Turn},
     fib::{Fib, Own},
-    forward::{Inside, Notice, Outbox, Outlet, Outside, Shared, Sockets},
+    forward::{Inside, Notice, Outbox, Outlet, Outside, RelayLimit, Shared, Sockets},
     handshake::{Desk, HandshakeThread, Strangers},
     identity::NodeId,
     io::{
@@ -215,6 +215,7 @@ impl Machine {
             fib: Arc::clone(&fib),
             tun: Arc::clone(&tun),
             clock: self.clock,
+            relay_limit: Arc::new(RelayLimit::new(self.clock.now())),
             outlet: Outlet {
                 sockets: Arc::new(Sockets::new(vec![socket])),
                 discards: Arc::clone(&discards),
@@ -229,16 +230,20 @@ impl Machine {
             handshake_thread,
             outside,
             inside,
+            shards: _,
             jobs,
             outcomes,
             handle,
         } = Parts::new(
             node,
-            gate,
-            shared,
+            Shard {
+                shared,
+                gate,
+                seeds: [seed as u32, (seed >> 32) as u32],
+            },
+            [],
             notices.clone(),
             requests_in,
-            [seed as u32, (seed >> 32) as u32],
         );
         let mut outbox = Outbox::default();
         node_loop.drain(&mut outbox);

@@ -164,15 +164,30 @@ fn a_flow_whose_packets_wait_too_long_is_told_and_others_are_not() {
 #[test]
 fn a_flow_that_fills_what_is_there_is_told_at_once_but_not_of_every_packet() {
     let mut bench = Bench::new();
-    for _ in 0..FLOW_LIMIT / LARGE + 8 {
+    for _ in 0..STANDING / LARGE + 8 {
         bench.push(1, 1, LARGE);
     }
     let first: Vec<_> = (0..4).map(|_| bench.pop().unwrap().is_chosen).collect();
     assert_eq!(first, [true, false, false, false]);
-    bench.now += FLOW_PATIENCE;
+    bench.now += PATIENCE;
     assert!(bench.pop().unwrap().is_chosen);
     let rest: Vec<_> = std::iter::from_fn(|| bench.pop()).collect();
     assert!(rest.iter().all(|seen| !seen.is_chosen));
+}
+
+#[test]
+fn flows_share_what_may_stand() {
+    let mut bench = Bench::new();
+    for port in 0..8 {
+        for _ in 0..4 {
+            bench.push(1, port, LARGE);
+        }
+    }
+    let mut chosen = [0; 8];
+    while let Some(seen) = bench.pop() {
+        chosen[usize::from(seen.port)] += usize::from(seen.is_chosen);
+    }
+    assert_eq!(chosen, [1; 8]);
 }
 
 #[test]

@@ -61,6 +61,22 @@ pub struct BindError {
 impl UdpSocket {
     /// Binds to `address` (port 0: any), for that address family only; packets carry the firewall mark `mark` (0: none).
     pub fn bind(address: SocketAddr, mark: u32) -> Result<Self, BindError> {
+        Self::open(address, mark, false)
+    }
+
+    /// One more socket on the same address. The kernel spreads those who send to it over all of them, and each stays with one.
+    ///
+    /// The address was bound by nobody else, and is shared only with who asks for that in turn and is the same user.
+    pub fn shard(&self, mark: u32) -> Result<Self, BindError> {
+        set(&self.fd, libc::SOL_SOCKET, libc::SO_REUSEPORT, 1).map_err(|source| BindError {
+            step: "share",
+            address: self.local,
+            source,
+        })?;
+        Self::open(self.local, mark, true)
+    }
+
+    fn open(address: SocketAddr, mark: u32, is_shared: bool) -> Result<Self, BindError> {
         let failed = |step| {
             move |source| BindError {
                 step,
@@ -130,6 +146,9 @@ impl UdpSocket {
             }
         };
 
+        if is_shared {
+            set(&fd, libc::SOL_SOCKET, libc::SO_REUSEPORT, 1).map_err(failed("share"))?;
+        }
         let (name, length) = address::encode(address);
         // SAFETY: `name` is a sockaddr of at least `length` bytes.
         check(unsafe { libc::bind(fd.as_raw_fd(), (&raw const name).cast(), length) })
