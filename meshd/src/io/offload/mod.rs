@@ -130,6 +130,10 @@ fn pseudo_header(packet: &[u8], protocol: u8, length: usize) -> u64 {
 }
 
 #[cfg(test)]
+mod kernel;
+#[cfg(test)]
+mod laws;
+#[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
