@@ -17,6 +17,7 @@ use nix::sys::socket::{
 use nix::sys::time::{TimeVal, TimeValLike as _};
 use serde_json::{Value, json};
 
+use crate::pcap::{self, Ip};
 use crate::wait::{millis, pace, secs};
 
 /// The largest payload of UDP over IPv4.
@@ -253,32 +254,17 @@ pub fn replay(target: SocketAddr, capture: &str, rounds: usize) -> Result<Value>
     Ok(report)
 }
 
-/// The payloads of all UDP over IPv4 in a capture of Ethernet frames, little-endian, as `tcpdump -w` writes here.
+/// The payloads of all UDP over IPv4 in a capture.
 fn udp_payloads(file: &[u8]) -> Vec<&[u8]> {
-    const FILE_HEADER: usize = 24;
-    const FRAME_HEADER: usize = 16;
-    const ETHERNET: usize = 14;
-    let mut payloads = Vec::new();
-    let mut rest = file.get(FILE_HEADER..).unwrap_or_default();
-    while let Some((header, after)) = rest.split_at_checked(FRAME_HEADER) {
-        let length = [header[8], header[9], header[10], header[11]];
-        let length = usize::try_from(u32::from_le_bytes(length)).unwrap_or(usize::MAX);
-        let Some((frame, next)) = after.split_at_checked(length) else {
-            break;
-        };
-        rest = next;
-        let payload = || {
-            let packet = frame
-                .get(ETHERNET..)
-                .filter(|_| frame[12..14] == [0x08, 0])?;
-            let datagram = packet.get(usize::from(packet.first()? & 15) * 4..)?;
-            let length = u16::from_be_bytes([*datagram.get(4)?, *datagram.get(5)?]);
-            let payload = datagram.get(8..usize::from(length))?;
-            (packet[9] == 17 && !payload.is_empty()).then_some(payload)
-        };
-        payloads.extend(payload());
-    }
-    payloads
+    let payload = |packet| {
+        let packet = Ip::parse(packet).filter(|packet| packet.source.is_ipv4())?;
+        let (_, payload) = packet.carried().filter(|_| packet.protocol == pcap::UDP)?;
+        (!payload.is_empty()).then_some(payload)
+    };
+    pcap::packets(file)
+        .into_iter()
+        .filter_map(payload)
+        .collect()
 }
 
 /// Who is spoken of in [`inner`].
@@ -476,7 +462,9 @@ mod tests {
         frame.extend([0x08, 0, 0x45, 0, 0, 31, 0, 0, 0, 0, 64, 17, 0, 0]);
         frame.extend([10, 0, 0, 1, 10, 0, 0, 2]);
         frame.extend([0, 1, 0, 2, 0, 11, 0, 0, 4, 5, 6]);
+        // Of Ethernet.
         let mut file = vec![0; 24];
+        file[20] = 1;
         for frame in [&frame, &vec![0; 60], &frame] {
             file.extend([0; 8]);
             let length = u32::try_from(frame.len()).unwrap().to_le_bytes();

@@ -46,6 +46,7 @@ pub mod moment;
 pub mod monitor;
 pub mod nat;
 pub mod origin;
+pub mod pcap;
 pub mod process;
 pub mod settings;
 pub mod speaker;
