@@ -14,6 +14,8 @@ use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::UdpGsoSegment;
 
 const UNDERLAY_MTU: usize = 1_500;
+/// Less than a datagram of full size.
+const NARROW: usize = 1_300;
 /// The MTU of the overlay on such an underlay.
 const OVERLAY_MTU: usize = 1_420;
 /// What a data message adds to a packet.
@@ -101,14 +103,17 @@ impl Scene {
         let (mut receiver, _) = listener.accept().unwrap();
         receiver.set_read_timeout(Some(secs(20))).unwrap();
         sender.set_write_timeout(Some(secs(20))).unwrap();
-        let mut received = Vec::new();
-        thread::scope(|scope| {
+        let received = thread::scope(|scope| {
             let sent = scope.spawn(|| {
                 sender.write_all(stream)?;
                 sender.shutdown(Shutdown::Write)
             });
-            receiver.read_to_end(&mut received).unwrap();
-            sent.join().unwrap().unwrap();
+            let mut received = Vec::new();
+            let read = receiver.read_to_end(&mut received);
+            // Whatever it was, the sender does not wait for more to be read.
+            drop(receiver);
+            sent.join().unwrap().and(read).unwrap();
+            received
         });
         assert!(received == stream, "the stream arrives altered");
 
@@ -257,4 +262,28 @@ fn offloads_change_no_byte_and_no_packet() {
     assert!(longest > UNDERLAY_MTU - 40, "{longest}");
     let longest = with.crossed(|packet| assert_eq!(packet.protocol, UDP));
     assert!(longest > UNDERLAY_MTU, "{longest}");
+}
+
+/// The kernel refuses to cut a message into segments that the way does not take in one piece (EINVAL): then they go one by one, in
+/// fragments.
+#[test]
+fn a_way_that_is_too_narrow_for_segments_carries_them_one_by_one() {
+    let scene = Scene::new("offloads narrow", Offloads::On);
+    for port in [&scene.link.a, &scene.link.b] {
+        port.host
+            .run(&format!("ip link set {} mtu {NARROW}", port.interface));
+    }
+    let mut dice = Dice::new(8);
+    let mut stream = vec![0; STREAM];
+    dice.fill(&mut stream);
+    scene.carry(&stream, &[]);
+    scene.holds(&scene.inside, &stream, &[], is_valid_or_super);
+    let drops = scene.a.drops();
+    assert!(
+        drops.keys().all(|reason| !reason.contains("send")),
+        "{drops:?}"
+    );
+    let fragments = "ip[6:2] & 0x3fff != 0";
+    let cut = scene.b.host().captured(&scene.outside, fragments);
+    assert!(cut > STREAM / OVERLAY_MTU, "{cut}");
 }
