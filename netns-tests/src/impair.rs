@@ -26,6 +26,8 @@ pub struct Impairment {
     pub bursts: Option<Bursts>,
     /// Share of frames delivered twice (0..1).
     pub duplicates: f64,
+    /// Share of frames that are not delayed, and so overtake those that are, unless the order is kept (0..1).
+    pub early: f64,
     /// Bits per second, in thousands.
     pub rate_kbit: Option<u64>,
     /// How long a frame may wait for its turn where a rate is set; one that would have to wait longer is lost.
@@ -43,6 +45,7 @@ impl Default for Impairment {
             loss: 0.0,
             bursts: None,
             duplicates: 0.0,
+            early: 0.0,
             rate_kbit: None,
             queue: Duration::from_millis(100),
             seed: None,
@@ -87,6 +90,7 @@ impl Impairment {
             format!("burst_begin={}", bursts.begin),
             format!("burst_end={}", bursts.end),
             format!("duplicates={}", self.duplicates),
+            format!("early={}", self.early),
             format!("rate_kbit={}", self.rate_kbit.unwrap_or(0)),
             format!("queue_us={}", self.queue.as_micros()),
         ];

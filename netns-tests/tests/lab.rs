@@ -362,6 +362,29 @@ fn jitter_makes_frames_overtake_unless_their_order_is_kept() {
 }
 
 #[test]
+fn early_frames_overtake_those_that_are_delayed() {
+    let early = Impairment {
+        early: 0.05,
+        ..Impairment::delay(millis(20))
+    };
+    let (_lab, link, wire) = emulated("linkemu early", early);
+    let report = flow(&link, 2000, 1000, 200);
+    assert_eq!(report.received, 2000);
+    // Each of the 100 that are to be expected is followed by the twenty that it has overtaken, less those that were early too.
+    assert!((900..=2000).contains(&report.reordered), "{report:?}");
+    assert!(
+        report.delay_min_ms < 10.0 && report.delay_median_ms >= 20.0,
+        "{report:?}"
+    );
+    wire.set(Impairment {
+        order: Order::Kept,
+        ..early
+    });
+    let report = flow(&link, 1000, 1000, 200);
+    assert_eq!((report.received, report.reordered), (1000, 0), "{report:?}");
+}
+
+#[test]
 fn losses_have_the_share_that_was_set() {
     let (_lab, link, wire) = emulated("linkemu loss", Impairment::loss(0.05));
     let report = flow(&link, 5000, 4000, 200);

@@ -1,5 +1,5 @@
-//! A link emulator: passes Ethernet frames between two interfaces, with delay, jitter, loss, bursts of loss, duplicates and a
-//! rate with a bounded queue, each direction for itself, all by chance from a seed.
+//! A link emulator: passes Ethernet frames between two interfaces, with delay, jitter, loss, bursts of loss, duplicates, frames
+//! that overtake others and a rate with a bounded queue, each direction for itself, all by chance from a seed.
 //!
 //! ```text
 //! linkemu LEFT RIGHT [segments=whole|none] [KEY=VALUE ...]
@@ -137,6 +137,8 @@ struct Model {
     burst_begin: f64,
     burst_end: f64,
     duplicates: f64,
+    /// Frames that are not delayed, and so overtake those that are.
+    early: f64,
     rate_kbit: u64,
     queue: u64,
     /// Begins the row of chances anew. Directions with one seed differ all the same.
@@ -153,6 +155,7 @@ impl Default for Model {
             burst_begin: 0.0,
             burst_end: 1.0,
             duplicates: 0.0,
+            early: 0.0,
             rate_kbit: 0,
             queue: 100_000_000,
             seed: None,
@@ -184,6 +187,7 @@ impl Model {
             "burst_begin" => self.burst_begin = chance()?,
             "burst_end" => self.burst_end = chance()?,
             "duplicates" => self.duplicates = chance()?,
+            "early" => self.early = chance()?,
             "rate_kbit" => self.rate_kbit = whole()?,
             "queue_us" => self.queue = nanoseconds()?,
             "seed" => self.seed = Some(whole()?),
@@ -326,6 +330,7 @@ impl Flow {
             burst_begin,
             burst_end,
             duplicates,
+            early,
             rate_kbit,
             queue,
             seed: _,
@@ -352,7 +357,10 @@ impl Flow {
             self.busy_until = begins + takes;
             leaves = self.busy_until;
         }
-        leaves += delay + self.chance.below(jitter);
+        // Without early frames the row of chances is what it was before there were any.
+        if early == 0.0 || !self.chance.is(early) {
+            leaves += delay + self.chance.below(jitter);
+        }
         if in_order {
             leaves = leaves.max(self.last);
         }
