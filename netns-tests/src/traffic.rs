@@ -351,6 +351,32 @@ impl Pings {
     }
 }
 
+/// What makes a sender of TCP slow down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Congestion {
+    /// Every loss, as by default on Linux.
+    Cubic,
+    /// What the path was measured to carry; not every kernel has it.
+    Bbr,
+}
+
+impl Congestion {
+    /// What the kernel calls it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Cubic => "cubic",
+            Self::Bbr => "bbr",
+        }
+    }
+
+    /// Whether the kernel can do it on this host.
+    #[track_caller]
+    pub fn is_here(self, host: &Host) -> bool {
+        let known = host.run("sysctl -n net.ipv4.tcp_available_congestion_control");
+        known.split_whitespace().any(|name| name == self.name())
+    }
+}
+
 /// A measurement by iperf3, towards the server.
 #[derive(Clone, Debug)]
 pub struct Iperf {
@@ -382,9 +408,24 @@ impl Iperf {
     /// # Errors
     /// What iperf3 says.
     pub fn tcp(host: &Host, server: IpAddr, streams: u8, seconds: u8) -> Result<Self, String> {
+        Self::tcp_by(host, server, streams, seconds, Congestion::Cubic)
+    }
+
+    /// As [`Self::tcp`], held back by that algorithm.
+    ///
+    /// # Errors
+    /// What iperf3 says, also when the kernel does not have the algorithm.
+    pub fn tcp_by(
+        host: &Host,
+        server: IpAddr,
+        streams: u8,
+        seconds: u8,
+        congestion: Congestion,
+    ) -> Result<Self, String> {
+        let algorithm = congestion.name();
         Self::run(
             host,
-            &format!("iperf3 -c {server} -J -t {seconds} -P {streams} -C cubic"),
+            &format!("iperf3 -c {server} -J -t {seconds} -P {streams} -C {algorithm}"),
             seconds,
         )
     }

@@ -1,4 +1,4 @@
-//! What routing costs: traffic, processor time, memory.
+//! What programs cost: traffic, processor time, memory.
 
 use std::fs;
 use std::path::Path;
@@ -115,6 +115,19 @@ impl Usage {
         sum
     }
 
+    /// The most memory that any one of these processes has had resident so far, in KiB.
+    ///
+    /// # Errors
+    /// When one of them is gone.
+    pub fn peak_resident_kib(ids: &[u32]) -> std::io::Result<u64> {
+        let mut peak = 0;
+        for id in ids {
+            let status = Path::new("/proc").join(id.to_string()).join("status");
+            peak = peak.max(kib(&fs::read_to_string(status)?, "VmHWM:"));
+        }
+        Ok(peak)
+    }
+
     fn of_one(id: u32) -> std::io::Result<Self> {
         let process = Path::new("/proc").join(id.to_string());
         let mut processor = Duration::ZERO;
@@ -125,17 +138,19 @@ impl Usage {
             processor += Duration::from_nanos(nanoseconds.and_then(Result::ok).unwrap_or(0));
         }
         let rollup = fs::read_to_string(process.join("smaps_rollup"))?;
-        let value = |name: &str| {
-            let line = rollup.lines().find_map(|line| line.strip_prefix(name));
-            let word = line.and_then(|line| line.split_whitespace().next());
-            word.and_then(|word| word.parse().ok()).unwrap_or(0)
-        };
         Ok(Self {
             processor,
-            resident_kib: value("Rss:"),
-            proportional_kib: value("Pss:"),
+            resident_kib: kib(&rollup, "Rss:"),
+            proportional_kib: kib(&rollup, "Pss:"),
         })
     }
+}
+
+/// A number of a table of the kernel, 0 where it is not in it.
+fn kib(table: &str, name: &str) -> u64 {
+    let line = table.lines().find_map(|line| line.strip_prefix(name));
+    let word = line.and_then(|line| line.split_whitespace().next());
+    word.and_then(|word| word.parse().ok()).unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -158,8 +173,11 @@ mod tests {
 
     #[test]
     fn this_process_has_used_time_and_memory() {
-        let usage = Usage::of(&[std::process::id()]);
+        let own = [std::process::id()];
+        let usage = Usage::of(&own);
         assert!(usage.processor > Duration::ZERO);
         assert!(usage.resident_kib >= usage.proportional_kib && usage.proportional_kib > 100);
+        let peak = Usage::peak_resident_kib(&own).unwrap();
+        assert!(peak >= usage.resident_kib, "{peak} < {usage:?}");
     }
 }

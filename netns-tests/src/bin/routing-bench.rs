@@ -20,12 +20,12 @@ use ipnetwork::Ipv6Network;
 use netns_tests::events::MeshFib;
 use netns_tests::fib::{Fib, Verdict};
 use netns_tests::monitor::KernelFib;
-use netns_tests::traffic::{Iperf, Pings, udp_echo};
+use netns_tests::traffic::{Congestion, udp_echo};
 use netns_tests::trial::{Rest, Trial};
 use netns_tests::usage::{Traffic, sent_by_ports};
 use netns_tests::{
-    Flow, Graph, Lab, Mesh, Moment, Process, Software, StockRouter, StockSettings, Topology,
-    millis, secs,
+    Flow, Graph, Lab, Mesh, Moment, Process, Software, StockRouter, StockSettings, Stretch,
+    Topology, millis, secs,
 };
 
 /// How long a network may take from cold until all take shortest ways.
@@ -366,23 +366,18 @@ fn measure_hops() -> Result<()> {
     });
     mesh.wait_for_routes(secs(30));
     let first = &mesh.topology.hosts[0];
-    println!("\nhops  TCP Mbit/s  idle p50 ms  idle p99 ms  load p50 ms  load p99 ms");
+    println!("\nhops  TCP Mbit/s  CPU s/GB  idle p50 ms  idle p99 ms  load p50 ms  load p99 ms");
     for hops in 1..4 {
-        let target = mesh.nodes[hops].address().into();
-        let _server = Iperf::serve(&mesh.topology.hosts[hops]);
-        mesh.nodes[0].wait_for_answer(mesh.nodes[hops].address(), secs(20));
-        let pings =
-            |count, interval| Pings::send(first, target, count, interval).map_err(Error::msg);
-        let idle = pings(300, millis(5))?;
-        let tcp = Iperf::tcp(first, target, 1, 5).map_err(Error::msg)?;
-        let mut load = first.spawn(&format!("iperf3 -c {target} -t 4 -C cubic"));
-        let loaded = pings(250, millis(10))?;
-        if !load.wait(secs(20)).success() {
-            bail!("there was no load beside the pings: {}", load.log());
-        }
+        let to = &mesh.nodes[hops];
+        mesh.nodes[0].wait_for_answer(to.address(), secs(20));
+        let way = Stretch::new(first, to.host(), to.address().into(), mesh.ids());
+        let idle = way.idle(3).map_err(Error::msg)?;
+        let tcp = way.tcp(1, 5, Congestion::Cubic).map_err(Error::msg)?;
+        let loaded = way.loaded(3).map_err(Error::msg)?;
         println!(
-            "{hops:4} {:11.0} {:12.2} {:12.2} {:12.2} {:12.2}",
-            tcp.bits_per_second / 1e6,
+            "{hops:4} {:11.0} {:9.2} {:12.2} {:12.2} {:12.2} {:12.2}",
+            tcp.mbit,
+            tcp.processor_per_gb,
             idle.quantile(0.5),
             idle.quantile(0.99),
             loaded.quantile(0.5),
