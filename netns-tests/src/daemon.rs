@@ -35,6 +35,7 @@ struct Inner {
     identity: Identity,
     paths: Paths,
     wrapper: String,
+    program: String,
     process: Mutex<Option<Process>>,
 }
 
@@ -73,6 +74,7 @@ impl Daemon {
             identity,
             paths,
             wrapper: settings.wrapper.clone(),
+            program: settings.program.clone().unwrap_or_else(program),
             process: Mutex::default(),
         }));
         daemon.configure(&settings);
@@ -91,7 +93,7 @@ impl Daemon {
         let line = format!(
             "{} {} run --config {}",
             self.0.wrapper,
-            program(),
+            self.0.program,
             self.0.paths.config.display()
         );
         *self.process() = Some(self.0.host.spawn(&line));

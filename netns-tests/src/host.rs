@@ -338,7 +338,7 @@ impl Host {
 
     /// Starts `meshd` here and does not wait.
     #[track_caller]
-    pub(crate) fn launch_meshd(&self, settings: Settings) -> Daemon {
+    pub fn launch_meshd(&self, settings: Settings) -> Daemon {
         let daemon = Daemon::launch(self, settings);
         self.0
             .daemons

@@ -32,6 +32,7 @@ pub struct Settings {
     node: String,
     tables: String,
     pub(crate) wrapper: String,
+    pub(crate) program: Option<String>,
 }
 
 impl Settings {
@@ -48,6 +49,7 @@ impl Settings {
             node: String::new(),
             tables: "[control]\nenabled = false\n".into(),
             wrapper: String::new(),
+            program: None,
         }
     }
 
@@ -170,6 +172,13 @@ impl Settings {
     #[must_use]
     pub fn started_by(mut self, wrapper: &str) -> Self {
         wrapper.clone_into(&mut self.wrapper);
+        self
+    }
+
+    /// Another `meshd` than the one under test, by its path.
+    #[must_use]
+    pub fn program(mut self, path: &str) -> Self {
+        self.program = Some(path.to_owned());
         self
     }
 
