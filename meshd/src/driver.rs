@@ -28,8 +28,11 @@
 //! on an open node; their message goes back to be answered.
 //!
 //! The only lock is that of one session: for one batch of packets, or for one step of a handshake, for which packets of that session
-//! (and of no other) wait 0.15 ms. Nobody ever holds two. Order inside a flow holds because one thread carries each direction. A thread
-//! that ends ends the daemon.
+//! (and of no other) wait 0.15 ms. Nobody ever holds two.
+//!
+//! On more than three processors there are several of inside and outside, in pairs, each with a queue of the TUN device and sockets of its
+//! own; the first is the one that the node loop and the handshake thread use. Order inside a flow holds because the kernel keeps a flow in one
+//! queue and a sender with one socket, and one thread carries each direction of those. A thread that ends ends the daemon.
 
 use std::{
     collections::HashMap,
