@@ -83,7 +83,7 @@ impl Transport {
                 header.extend(ports.1.to_be_bytes());
                 header.extend(sequence.to_be_bytes());
                 header.extend(acknowledgment.to_be_bytes());
-                header.push((((20 + options.len() as u8) / 4) << 4) | reserved);
+                header.push((5 + options.len() as u8 / 4) << 4 | reserved);
                 header.push(*flags);
                 header.extend(window.to_be_bytes());
                 header.extend([0, 0]);
@@ -313,18 +313,20 @@ fn pseudo(packet: &[u8], protocol: u8, length: usize) -> u16 {
 }
 
 /// RFC 1071 §1: the sum of all words, byte order of the network.
-pub(super) fn total(bytes: &[u8]) -> u16 {
+fn total(bytes: &[u8]) -> u16 {
     bytes.chunks(2).fold(0, |sum, pair| {
         let low = pair.get(1).copied().unwrap_or(0);
         add(sum, u16::from_be_bytes([pair[0], low]))
     })
 }
 
-fn add(a: u16, b: u16) -> u16 {
+/// One's-complement addition.
+pub(super) fn add(a: u16, b: u16) -> u16 {
     let (sum, carried) = a.overflowing_add(b);
     sum + u16::from(carried)
 }
 
-fn word(packet: &[u8], at: usize) -> u16 {
+/// The 16-bit field at `at`.
+pub(super) fn word(packet: &[u8], at: usize) -> u16 {
     u16::from_be_bytes([packet[at], packet[at + 1]])
 }
