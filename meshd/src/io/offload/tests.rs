@@ -214,6 +214,12 @@ fn lying_headers_are_refused() {
         ),
         SplitError::Truncated
     );
+    let mut short_header = tcp.clone();
+    short_header[52] = 4 << 4;
+    assert_eq!(
+        refused(tcp_header(10), &short_header),
+        SplitError::Truncated
+    );
     let whole = VirtioHeader {
         segmentation: Segmentation::None,
         ..tcp_header(0)
