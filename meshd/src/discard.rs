@@ -135,7 +135,10 @@ impl Default for Discards {
 impl Discards {
     /// Counts `packets` discarded for one reason.
     pub fn discard(&self, reason: Reason, packets: u64) {
-        self.0[reason as usize].fetch_add(packets, Relaxed);
+        // Packet threads report batches in which mostly nothing was discarded.
+        if packets > 0 {
+            self.0[reason as usize].fetch_add(packets, Relaxed);
+        }
     }
 
     /// How many packets were discarded for this reason so far.

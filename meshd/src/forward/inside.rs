@@ -84,7 +84,7 @@ impl Inside {
         for _ in 0..READ_FRAMES {
             let mut buffer = self.queue.buffer();
             let Some(length) = tun.read(&mut buffer)? else {
-                self.queue.give_back(buffer);
+                self.queue.keep(buffer);
                 break;
             };
             let lost = self.queue.push(buffer, length, now);

@@ -84,6 +84,28 @@ enum Turn {
     Old,
 }
 
+impl Flow {
+    /// Accounts for a frame that leaves; says whether it is chosen. `is_long` says whether more waited than should.
+    fn sends(&mut self, frame: &Frame, is_long: bool, now: Instant) -> bool {
+        self.deficit -= frame.length as i64;
+        // The last frame of a flow is no queue.
+        let waited = if self.frames.is_empty() {
+            Duration::ZERO
+        } else {
+            now.saturating_duration_since(frame.arrived)
+        };
+        let mut is_chosen = self.codel.chooses(waited, now);
+        is_chosen |= is_long
+            && self
+                .told
+                .is_none_or(|told| now.saturating_duration_since(told) >= PATIENCE);
+        if is_chosen {
+            self.told = Some(now);
+        }
+        is_chosen
+    }
+}
+
 #[derive(Debug)]
 struct Frame {
     bytes: Box<[u8]>,
@@ -127,11 +149,6 @@ impl Queue {
         self.large.pop().unwrap_or_else(|| vec![0; FRAME].into())
     }
 
-    /// Takes back a buffer that nothing was read into.
-    pub(super) fn give_back(&mut self, buffer: Box<[u8]>) {
-        self.large.push(buffer);
-    }
-
     /// Whether no frame waits.
     pub(super) fn is_empty(&self) -> bool {
         self.room == 0
@@ -143,19 +160,20 @@ impl Queue {
         if length <= SMALL {
             let mut bytes = self.small.pop().unwrap_or_else(|| vec![0; SMALL].into());
             bytes[..length].copy_from_slice(&buffer[..length]);
-            mem::swap(&mut buffer, &mut bytes);
-            self.large.push(bytes);
+            self.keep(mem::replace(&mut buffer, bytes));
         }
         let packet = buffer.get(HEADER..length).unwrap_or_default();
-        let (flow, node) = (self.flow_of(packet), self.node_of(packet));
-        let place = &mut self.flows[usize::from(flow)];
-        if place.turn == Turn::Idle {
+        let flow = self.flow_of(packet);
+        if self.flows[usize::from(flow)].turn == Turn::Idle {
+            let node = self.node_of(packet);
+            let place = &mut self.flows[usize::from(flow)];
             place.turn = Turn::New;
             place.deficit = LEAST_QUANTUM;
             place.node = node;
             self.new.push_back(flow);
             self.nodes[usize::from(node)] += 1;
         }
+        let place = &mut self.flows[usize::from(flow)];
         place.room += buffer.len();
         place.bytes += length;
         self.room += buffer.len();
@@ -176,31 +194,12 @@ impl Queue {
                 (None, None) => return None,
             };
             let share = (STANDING / (self.new.len() + self.old.len())).max(LEAST_STANDING);
-            let flow = &mut self.flows[usize::from(at)];
+            let flow = &self.flows[usize::from(at)];
             if flow.deficit > 0 {
-                if let Some(frame) = flow.frames.pop_front() {
-                    flow.deficit -= frame.length as i64;
-                    let is_long = flow.bytes > share;
-                    flow.room -= frame.bytes.len();
-                    flow.bytes -= frame.length;
-                    self.room -= frame.bytes.len();
-                    let waited = now.saturating_duration_since(frame.arrived);
-                    // The last frame of a flow is no queue.
-                    let stands = !flow.frames.is_empty();
-                    let waited = if stands { waited } else { Duration::ZERO };
-                    let mut is_chosen = flow.codel.chooses(waited, now);
-                    if is_long
-                        && flow
-                            .told
-                            .is_none_or(|told| now.saturating_duration_since(told) >= PATIENCE)
-                    {
-                        is_chosen = true;
-                    }
-                    if is_chosen {
-                        flow.told = Some(now);
-                    }
+                let is_long = flow.bytes > share;
+                if let Some(frame) = self.take(usize::from(at)) {
                     return Some(Next {
-                        is_chosen,
+                        is_chosen: self.flows[usize::from(at)].sends(&frame, is_long, now),
                         bytes: frame.bytes,
                         length: frame.length,
                     });
@@ -211,12 +210,13 @@ impl Queue {
                 if is_new && !self.old.is_empty() {
                     self.queue_up(at);
                 } else {
-                    self.flows[usize::from(at)].turn = Turn::Idle;
-                    self.forget(at);
+                    let flow = &mut self.flows[usize::from(at)];
+                    flow.turn = Turn::Idle;
+                    self.nodes[usize::from(flow.node)] -= 1;
                 }
             } else {
                 let alike = i64::from(self.nodes[usize::from(flow.node)].max(1));
-                flow.deficit += (QUANTUM / alike).max(LEAST_QUANTUM);
+                self.flows[usize::from(at)].deficit += (QUANTUM / alike).max(LEAST_QUANTUM);
                 self.leave(is_new);
                 self.queue_up(at);
             }
@@ -228,7 +228,8 @@ impl Queue {
         self.keep(next.bytes);
     }
 
-    fn keep(&mut self, bytes: Box<[u8]>) {
+    /// Takes back a buffer.
+    pub(super) fn keep(&mut self, bytes: Box<[u8]>) {
         if bytes.len() == SMALL {
             self.small.push(bytes);
         } else {
@@ -249,9 +250,14 @@ impl Queue {
         self.old.push_back(at);
     }
 
-    fn forget(&mut self, at: u16) {
-        let node = usize::from(self.flows[usize::from(at)].node);
-        self.nodes[node] -= 1;
+    /// The first frame of a flow.
+    fn take(&mut self, flow: usize) -> Option<Frame> {
+        let flow = &mut self.flows[flow];
+        let frame = flow.frames.pop_front()?;
+        flow.room -= frame.bytes.len();
+        flow.bytes -= frame.length;
+        self.room -= frame.bytes.len();
+        Some(frame)
     }
 
     /// Takes frames from the head of the flow that has most, which tells its sender soonest.
@@ -262,13 +268,9 @@ impl Queue {
         let mut lost = 0;
         let half = self.flows[fattest].room / 2;
         while lost < LOST && (self.room > LIMIT || self.flows[fattest].room > half) {
-            let flow = &mut self.flows[fattest];
-            let Some(frame) = flow.frames.pop_front() else {
+            let Some(frame) = self.take(fattest) else {
                 break;
             };
-            flow.room -= frame.bytes.len();
-            flow.bytes -= frame.length;
-            self.room -= frame.bytes.len();
             self.keep(frame.bytes);
             lost += 1;
         }
