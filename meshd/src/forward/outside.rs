@@ -40,8 +40,6 @@ use crate::{
 
 /// Messages of up to 64 KiB in one receive call.
 const MESSAGES: usize = 16;
-/// A queue that stands is not the doing of those who send less than this in a row, in bytes.
-const LARGE: usize = 1000;
 /// The node loop hears of labels that are not known this often at most: anybody can make some up.
 const WONDER: Duration = Duration::from_millis(50);
 
@@ -190,9 +188,7 @@ impl Outside {
                         .map(|start| start..(start + segment).min(length));
                     let first = opener.outer.len();
                     opener.outer.open(carrier, run, places, from, shared, now);
-                    if opener.owes_mark && length >= LARGE {
-                        opener.owes_mark = !opener.outer.choose(first);
-                    }
+                    opener.outer.choose(first, length, &mut opener.owes_mark);
                 }
                 Way::Gate | Way::Cookie => {
                     entrance.take(way, from, run, fib, shared, &mut opener.egress, now);
@@ -389,14 +385,13 @@ impl Opener {
     fn labelled(
         &mut self,
         labelled: &Labelled,
-        run: &mut [u8],
+        mut run: &mut [u8],
         segment: usize,
         entrance: &mut Entrance,
         shared: &Shared,
         fib: &Fib,
         now: Instant,
     ) {
-        let mut run = run;
         let count = run.len().div_ceil(segment) as u64;
         let Some(Head { hop_limit, .. }) = Head::of(run) else {
             return shared.discard(Reason::Malformed, count);
@@ -472,9 +467,7 @@ impl Opener {
                     let first = self.inner.len();
                     self.inner
                         .open(carrier, now_opened, places, from, shared, now);
-                    if self.owes_mark && length >= LARGE {
-                        self.owes_mark = !self.inner.choose(first);
-                    }
+                    self.inner.choose(first, length, &mut self.owes_mark);
                 }
                 way @ (Way::Gate | Way::Cookie) => {
                     let datagram = &now_opened[labelled::HEADER..];

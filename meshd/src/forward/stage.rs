@@ -10,6 +10,9 @@ use crate::{discard::Reason, fib::Carrier, packet::Ipv6Header, relayed};
 /// Decrypted packets are collected up to this many bytes before they are delivered; one more received message always fits.
 const ARENA: usize = 4 << 16;
 
+/// A queue that stands is not the doing of those who send less than this in a row, in bytes.
+const LARGE: usize = 1000;
+
 /// One arena of opened packets, and whose they are.
 #[derive(Debug, Default)]
 pub(super) struct Stage {
@@ -127,10 +130,15 @@ impl Stage {
             .signal(&mut self.unheard, session.key(), signals);
     }
 
-    /// Chooses the packet of this order for its sender to slow down; says whether there is one.
-    pub(super) fn choose(&mut self, at: usize) -> bool {
-        let packet = self.opened.get_mut(at);
-        packet.map(|packet| packet.is_chosen = true).is_some()
+    /// Where a mark is owed, chooses the packet of this order for its sender to slow down, if there is one and it was among enough bytes.
+    pub(super) fn choose(&mut self, at: usize, bytes: usize, owes_mark: &mut bool) {
+        if *owes_mark
+            && bytes >= LARGE
+            && let Some(packet) = self.opened.get_mut(at)
+        {
+            packet.is_chosen = true;
+            *owes_mark = false;
+        }
     }
 
     /// How many packets were opened.

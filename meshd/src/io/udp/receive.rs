@@ -133,7 +133,7 @@ impl UdpSocket {
         }
         let count = self.recv_messages(batch)?;
         let now = clock::wall();
-        let last = (count < batch.headers.len()).then(|| count.wrapping_sub(1));
+        let is_empty = count < batch.headers.len();
         for (slot, message) in batch.headers[..count].iter().enumerate() {
             // No sender or a cut datagram: neither can happen with these buffers, and neither could be used.
             let Some(from) = decode(&batch.names[slot])
@@ -155,7 +155,7 @@ impl UdpSocket {
                 segment,
                 waited: told
                     .arrived
-                    .filter(|_| last != Some(slot))
+                    .filter(|_| !is_empty || slot + 1 < count)
                     .map_or(Duration::ZERO, |arrived| now.saturating_sub(arrived)),
             });
         }
