@@ -309,19 +309,16 @@ pub fn start(
     })?;
     let (mut packets, mut pulses) = (Vec::new(), Vec::new());
     let shards = std::iter::once((outside, inside)).chain(shards);
-    for ((outside, inside), [name_outside, name_inside]) in shards.zip(NAMES) {
-        let pulse = Arc::new(Pulse::new(name_outside)?);
+    type Run = Box<dyn FnOnce(&Wake, &Pulse) -> io::Result<()> + Send>;
+    let mut carry = |name, run: Run| -> io::Result<()> {
+        let (stop, pulse) = (Arc::clone(&stop), Arc::new(Pulse::new(name)?));
         pulses.push(Arc::clone(&pulse));
-        let stopped = Arc::clone(&stop);
-        packets.push(spawn(name_outside, ended, move || {
-            outside.run(&stopped, &pulse)
-        })?);
-        let pulse = Arc::new(Pulse::new(name_inside)?);
-        pulses.push(Arc::clone(&pulse));
-        let stopped = Arc::clone(&stop);
-        packets.push(spawn(name_inside, ended, move || {
-            inside.run(&stopped, &pulse)
-        })?);
+        packets.push(spawn(name, ended, move || run(&stop, &pulse))?);
+        Ok(())
+    };
+    for ((outside, inside), names) in shards.zip(NAMES) {
+        carry(names[0], Box::new(|stop, pulse| outside.run(stop, pulse)))?;
+        carry(names[1], Box::new(|stop, pulse| inside.run(stop, pulse)))?;
     }
     Ok(Threads {
         node: handle,
