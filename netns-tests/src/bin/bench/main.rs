@@ -47,7 +47,7 @@ Systems (all that are installed unless some are named):
 
 Columns:
   TCP 1, TCP 4    Mbit/s of one and of four streams (cubic)
-  CPU s/GB        processor time of the programs of all nodes for 10^9 bytes of one stream; the kernel's own work is not in it
+  CPU s/GB        processor time of the programs of all nodes, system calls included, for 10^9 bytes of one stream
   64 B            packets of 64 bytes delivered, in thousands a second, and the percentage lost, sent as fast as it goes
   idle, load      round trips without load, and beside one stream of TCP
   RSS MB          the most memory that one of the programs had resident (2^20 bytes)
