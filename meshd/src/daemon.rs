@@ -17,6 +17,7 @@ use crate::{
         server::{AdminSocket, BindError},
     },
     alerts::Alerts,
+    bell::Bell,
     clock_watch::{self, ClockWatch, Reading},
     config::{HostPort, MAX_QUEUES, Settings, Source},
     control::{Control, Remembered, chain, note_write},
@@ -209,7 +210,7 @@ async fn live(launch: Launch) -> Result<(), RunError> {
         token: fresh.token,
     };
     let empty = Fib::new(own, [], []);
-    let (notices_in, notices) = crossbeam_channel::bounded(driver::NOTICES);
+    let (notices_in, notices) = Bell::default().queue(driver::NOTICES);
     let shared = Shared {
         fib: Arc::new(ArcSwap::from_pointee(empty)),
         tun: Arc::new(tun),

@@ -42,7 +42,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crossbeam_channel::{Receiver, Select, Sender, TryRecvError, bounded};
+use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded};
 use routing::origin::{Job, Outcome};
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -53,6 +53,7 @@ use wireguard::{Gate, PublicKey};
 
 use crate::{
     admin::Trace,
+    bell::{self, Bell},
     config::{HostPort, MAX_QUEUES, Settings},
     discard::Reason,
     forward::{Inside, Notice, Outbox, Outside, Shared},
@@ -100,6 +101,7 @@ pub struct NodeLoop {
     /// The node.
     pub node: Node,
     shared: Shared,
+    bell: Bell,
     notices: Receiver<Notice>,
     strangers: Receiver<Stranger>,
     handshakes: Sender<Incoming>,
@@ -132,7 +134,7 @@ pub enum Request {
 /// A handle on the node loop, for the control thread.
 #[derive(Clone, Debug)]
 pub struct NodeHandle {
-    calls: Sender<Call>,
+    calls: bell::Sender<Call>,
     changed: watch::Receiver<()>,
 }
 
@@ -339,7 +341,7 @@ pub(crate) struct Parts {
     pub(crate) shards: Vec<(Outside, Inside)>,
     /// What is to be verified, and where it goes then.
     pub(crate) jobs: Receiver<(u64, Job)>,
-    pub(crate) outcomes: Sender<(u64, Outcome)>,
+    pub(crate) outcomes: bell::Sender<(u64, Outcome)>,
     pub(crate) handle: NodeHandle,
 }
 
@@ -354,10 +356,11 @@ impl Parts {
     ) -> Self {
         let shared = first.shared.clone();
         let (handshakes_in, handshakes) = bounded(HANDSHAKES);
-        let (strangers_in, strangers) = bounded(STRANGERS);
-        let (calls_in, calls) = bounded(CALLS);
+        let bell = shared.outlet.notices.bell().clone();
+        let (strangers_in, strangers) = bell.queue(STRANGERS);
+        let (calls_in, calls) = bell.queue(CALLS);
         let (jobs_in, jobs) = bounded(JOBS);
-        let (outcomes_in, outcomes) = bounded(JOBS);
+        let (outcomes_in, outcomes) = bell.queue(JOBS);
         let (changed, changes) = watch::channel(());
         let handshake_thread = HandshakeThread {
             reader: node.reader().clone(),
@@ -370,6 +373,7 @@ impl Parts {
         let node_loop = NodeLoop {
             node,
             shared,
+            bell,
             notices,
             strangers,
             handshakes: handshakes_in.clone(),
@@ -464,7 +468,7 @@ fn spawn(
 }
 
 /// Verifies proofs until there is nobody to ask for it.
-fn prove(jobs: &Receiver<(u64, Job)>, outcomes: &Sender<(u64, Outcome)>) {
+fn prove(jobs: &Receiver<(u64, Job)>, outcomes: &bell::Sender<(u64, Outcome)>) {
     for (id, job) in jobs {
         if outcomes.send((id, job.run(derive))).is_err() {
             return;
@@ -511,6 +515,7 @@ impl NodeLoop {
 
     fn run(mut self) {
         let mut outbox = Outbox::default();
+        self.bell.listen();
         loop {
             let turn = self.take_turn();
             self.drain(&mut outbox);
@@ -674,23 +679,13 @@ impl NodeLoop {
         }
     }
 
-    /// Sleeps until there is an input or a deadline. A closed channel counts as an input: the next turn sees it.
+    /// Sleeps until there is an input or a deadline; the next turn looks at both. A closed channel counts as an input.
     fn wait(&self) {
-        let mut select = Select::new();
-        select.recv(&self.notices);
-        select.recv(&self.calls);
-        select.recv(&self.outcomes);
-        select.recv(&self.strangers);
-        match self.node.poll_timeout() {
-            None => {
-                select.ready();
-            }
-            Some((deadline, _)) => {
-                let wait = deadline.saturating_duration_since(self.shared.clock.now());
-                // Whether an input or the deadline came first, the next turn looks at both.
-                let _ = select.ready_timeout(wait);
-            }
-        }
+        let deadline = self.node.poll_timeout();
+        self.bell.wait(
+            deadline
+                .map(|(deadline, _)| deadline.saturating_duration_since(self.shared.clock.now())),
+        );
     }
 }
 

@@ -9,11 +9,12 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use crossbeam_channel::{Receiver, Sender};
+use crossbeam_channel::Receiver;
 use tracing::debug;
 use wireguard::{Author, HandshakeError, PublicKey, Reader, Session, Transmit};
 
 use crate::{
+    bell,
     discard::Reason,
     fib::Fib,
     forward::{Egress, Handshake, Outlet},
@@ -62,7 +63,7 @@ pub struct HandshakeThread {
     /// What passed the gate, and what comes back from the node loop.
     pub incoming: Receiver<Incoming>,
     /// Who asks the node loop for a session.
-    pub strangers: Sender<Stranger>,
+    pub strangers: bell::Sender<Stranger>,
     /// Where answers leave, and the node loop hears what its sessions came to.
     pub outlet: Outlet,
     /// The clock that everybody uses.
@@ -263,6 +264,7 @@ impl Budget {
 mod tests {
     use super::*;
     use crate::{
+        bell::Bell,
         config::Admission,
         discard::Discards,
         fib::{Carrier, Own, Role},
@@ -366,8 +368,8 @@ mod tests {
             };
             let fib = Fib::new(own, carriers, []);
             let (outside, incoming) = bounded(8);
-            let (strangers, asked) = bounded(8);
-            let (notices, heard) = bounded(8);
+            let (strangers, asked) = Bell::default().queue(8);
+            let (notices, heard) = Bell::default().queue(8);
             for message in messages {
                 outside.send(message).unwrap();
             }

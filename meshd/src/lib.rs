@@ -4,6 +4,7 @@
 pub mod admin;
 pub mod agenda;
 pub mod alerts;
+pub mod bell;
 mod checksum;
 pub mod cli;
 pub mod clock_watch;

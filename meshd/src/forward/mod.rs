@@ -26,13 +26,14 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use crossbeam_channel::{Sender, TrySendError};
+use crossbeam_channel::TrySendError;
 use wireguard::{Endpoint, PublicKey, Signals, Underlay, constants::INITIATION_LEN};
 
 pub use self::{
     egress::Egress, inside::Inside, outbox::Outbox, outside::Outside, relay_limit::RelayLimit,
 };
 use crate::{
+    bell,
     discard::{Discards, Reason},
     fib::{Carrier, Fib, Queued},
     io::{clock::Clock, offload::VirtioHeader, tun::Tun, udp::UdpSocket},
@@ -184,7 +185,7 @@ pub struct Outlet {
     /// The counters of discarded packets.
     pub discards: Arc<Discards>,
     /// For the node loop.
-    pub notices: Sender<Notice>,
+    pub notices: bell::Sender<Notice>,
 }
 
 /// Signals that the node loop has not heard yet, because its queue was full.

@@ -9,13 +9,14 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::Receiver;
 use routing::origin::{Job, Outcome};
 use tokio::sync::mpsc;
 use wireguard::{Gate, PublicKey};
 
 use super::host::{self, Arrival, Host};
 use crate::{
+    bell::{self, Bell},
     config::{Settings, Source},
     discard::{Discards, Reason},
     driver::{self, NodeHandle, NodeLoop, Parts, Request, Shard, Turn},
@@ -91,7 +92,7 @@ pub(super) struct Daemon {
     pub(super) fib: Arc<ArcSwap<Fib>>,
     pub(super) discards: Arc<Discards>,
     pub(super) jobs: Receiver<(u64, Job)>,
-    pub(super) outcomes: Sender<(u64, Outcome)>,
+    pub(super) outcomes: bell::Sender<(u64, Outcome)>,
     handshake_thread: HandshakeThread,
     desk: Desk,
     outside: Outside,
@@ -209,7 +210,7 @@ impl Machine {
             token,
         };
         let fib = Arc::new(ArcSwap::from_pointee(Fib::new(own, [], [])));
-        let (notices_in, notices) = bounded(driver::NOTICES);
+        let (notices_in, notices) = Bell::default().queue(driver::NOTICES);
         let (requests_in, requests) = mpsc::channel(driver::REQUESTS);
         let shared = Shared {
             fib: Arc::clone(&fib),
