@@ -94,7 +94,7 @@ pub struct LinkConfig {
     pub tag: Option<u32>,
     /// Who is at its other end.
     pub peer: Peer,
-    /// A Hello is sent at least so often.
+    /// A Hello is sent at least so often; by a node with many links, or towards one, up to six times more rarely.
     pub hello: Duration,
     /// Every route is announced at least so often.
     pub update: Duration,

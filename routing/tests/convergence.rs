@@ -204,7 +204,7 @@ fn at_rest_a_link_carries_at_most_150_bytes_a_second_each_way() {
     let (framing, babel) = (14.0 + 40.0 + 8.0, 4.0);
     let hello = framing + babel + 8.0;
     let with_ihu = hello + 6.0 + 8.0 + 10.0;
-    let hellos = (2.0 * hello + with_ihu) / 3.0 / (0.67 * 0.915);
+    let hellos = (2.0 * hello + with_ihu) / 3.0 / (0.67 * 0.92);
     let questions = (8.0 + framing + babel + 4.0) / 30.0;
     let updates = 49.0 * 32.0 / (300.0 * 0.95);
     let computed = hellos + questions + updates;
@@ -212,6 +212,42 @@ fn at_rest_a_link_carries_at_most_150_bytes_a_second_each_way() {
         (rate - computed).abs() < 5.0,
         "{rate} B/s, computed {computed}"
     );
+}
+
+/// A node with many neighbours and they go by its pace; what is left of them is as quick as before.
+#[test]
+fn a_node_with_fifty_neighbours_hears_few_hellos_until_most_are_gone() {
+    const LEAVES: usize = 50;
+    let mut net = Net::new(3);
+    let hub = net.add_node();
+    for _ in 0..LEAVES {
+        let leaf = net.add_node();
+        net.connect(hub, leaf);
+    }
+    assert!(net.run_until(secs(5), Net::is_connected));
+    let rate = |net: &mut Net| {
+        let before = net.traffic();
+        net.run_for(secs(60));
+        net.traffic().since(before).packets as f64 / 60.0
+    };
+    net.run_for(secs(60));
+    let changes = net.fib_changes();
+    let at_rest = rate(&mut net) / LEAVES as f64;
+    assert_eq!(net.fib_changes(), changes);
+    assert!(
+        at_rest < 0.75,
+        "{at_rest} packets a second and leaf, both ways"
+    );
+    for leaf in 3..=LEAVES {
+        net.kill(leaf);
+    }
+    net.run_for(secs(60));
+    let few = rate(&mut net);
+    // The hub still says Hello to those that are gone, whom it takes for being out of reach.
+    let pace = 1.0 / (0.67 * 0.94);
+    let lonely = (LEAVES - 2) as f64 * pace;
+    assert!((few - lonely) / 4.0 > pace * 0.9, "{few} packets a second");
+    assert!(net.is_connected());
 }
 
 #[test]

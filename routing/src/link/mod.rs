@@ -21,7 +21,7 @@ use crate::route::Slot;
 use crate::types::{Interval, LinkId, Metric};
 use crate::wire::{Skipped, Update};
 pub(crate) use outbox::{Acknowledged, Ask, Cargo, DumpKind, Order, Outbox, SeqnoWanted, Word};
-pub(crate) use schedule::{DueHello, Schedule};
+pub(crate) use schedule::{Beat, DueHello, Schedule};
 pub(crate) use standing::Standing;
 
 /// A link whose neighbour sends what cannot be read is not used for so long.
@@ -37,6 +37,10 @@ const BEGINNINGS: Rate = Rate {
     interval: Duration::from_secs(1),
     burst: 3,
 };
+/// With so many links, Hellos come as often as they are configured; with more, so much more rarely that they are not more in all.
+const FEW_LINKS: u32 = 8;
+/// But never more rarely than this many times.
+const SLOWEST: u32 = 6;
 /// How many of our latest questions may still be answered.
 const QUESTIONS: usize = 8;
 
@@ -272,6 +276,18 @@ impl Link {
         Some(now.saturating_duration_since(asked))
     }
 
+    /// How far apart our Hellos should be, if those of a node with so many links are `pace` times as far apart as they could be. Two nodes
+    /// go by the busier of them. Going a little faster than it keeps either from holding the other back when it is not busy any more.
+    pub(crate) fn unhurried(&self, pace: u32) -> Duration {
+        let own = self.config.hello;
+        if self.config.peer.is_stock() || !self.is_up() {
+            return own;
+        }
+        let theirs = self.neighbour.as_ref().and_then(Neighbour::promise);
+        let followed = theirs.unwrap_or_default() * 7 / 8;
+        (own * pace).max(followed).min(own * SLOWEST)
+    }
+
     /// How long an Acknowledgment may take before a packet is sent again.
     pub(crate) fn ack_patience(&self) -> Duration {
         let rtt = self
@@ -417,6 +433,23 @@ impl Links {
 
     pub(crate) fn get_mut(&mut self, slot: Slot) -> Option<&mut Link> {
         self.slots.get_mut(slot.index())?.as_mut()
+    }
+
+    /// How many times as far apart as they could be Hellos are, for so many links being in use.
+    pub(crate) fn pace(&self) -> u32 {
+        let used = self.slots.iter().flatten().filter(|link| link.is_up());
+        let used = u32::try_from(used.count()).unwrap_or(u32::MAX);
+        (used / FEW_LINKS).clamp(1, SLOWEST)
+    }
+
+    /// Whether a Hello is due by any link.
+    pub(crate) fn beat(&self, now: Instant) -> Beat {
+        let mut links = self.slots.iter().flatten();
+        if links.any(|link| link.schedule.is_due(now)) {
+            Beat::Now
+        } else {
+            Beat::Later
+        }
     }
 
     /// What a link costs; infinite if there is none.

@@ -20,6 +20,18 @@ const LEAP: u16 = 64;
 const LEAP_AGAIN: Duration = Duration::from_secs(16);
 /// The least time between two Hellos.
 const GAP: Duration = Duration::from_millis(20);
+/// When a Hello leaves by one link, those leave with it that others would say within this part of their interval: one wake-up, and one
+/// system call, for all.
+const AHEAD: u32 = 8;
+
+/// Whether a Hello leaves by any link now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Beat {
+    /// One does.
+    Now,
+    /// None does yet.
+    Later,
+}
 
 /// When Hellos are sent.
 #[derive(Clone, Debug)]
@@ -61,10 +73,15 @@ impl Schedule {
     pub(crate) fn poll(
         &mut self,
         has_neighbour: bool,
+        beat: Beat,
         now: Instant,
         rng: &mut Rng,
     ) -> Option<DueHello> {
-        if now < self.next {
+        let is_soon = beat == Beat::Now
+            && has_neighbour
+            && self.next <= now + self.interval / AHEAD
+            && self.last.is_none_or(|last| last + GAP <= now);
+        if now < self.next && !is_soon {
             return None;
         }
         let hurry = HURRY.get(self.hurried).filter(|_| !has_neighbour);
@@ -72,7 +89,7 @@ impl Schedule {
             + match hurry {
                 Some(&hurry) => hurry.min(self.interval),
                 // Always sooner than promised, and never at the same time as everybody else.
-                None => rng.between(self.interval * 17 / 20, self.interval * 49 / 50),
+                None => rng.between(self.interval * 9 / 10, self.interval * 49 / 50),
             };
         self.hurried += 1;
         let with_ihu = has_neighbour && self.without_ihu == 0;
@@ -115,6 +132,20 @@ impl Schedule {
         }
     }
 
+    /// How far apart Hellos are from the next one on, which says so. If that is longer than before, an IHU goes with it, and says so too:
+    /// what the last one said would run out too soon.
+    pub(crate) fn set_interval(&mut self, interval: Duration) {
+        if interval > self.interval {
+            self.without_ihu = 0;
+        }
+        self.interval = interval;
+    }
+
+    /// Whether a Hello is due, whatever other links do.
+    pub(crate) fn is_due(&self, now: Instant) -> bool {
+        self.next <= now
+    }
+
     pub(crate) fn hello_interval(&self) -> Interval {
         Interval::from_duration(self.interval)
     }
@@ -140,7 +171,7 @@ mod tests {
         let (mut now, mut rng) = (start(), Rng::new(1));
         let mut schedule = Schedule::new(SECOND, now, &mut rng);
         for _ in 0..200 {
-            let hello = schedule.poll(true, now, &mut rng).unwrap();
+            let hello = schedule.poll(true, Beat::Later, now, &mut rng).unwrap();
             assert_eq!(hello.interval, Interval(100));
             assert!(schedule.deadline() < now + SECOND);
             now = schedule.deadline();
@@ -155,13 +186,53 @@ mod tests {
             (0..count)
                 .map(|_| {
                     now = now.max(schedule.deadline());
-                    schedule.poll(true, now, &mut rng).unwrap().with_ihu
+                    schedule
+                        .poll(true, Beat::Later, now, &mut rng)
+                        .unwrap()
+                        .with_ihu
                 })
                 .collect()
         };
         assert_eq!(ihus(&mut schedule, 5), [true, false, false, true, false]);
         schedule.greet(start());
         assert_eq!(ihus(&mut schedule, 3), [true, false, false]);
+    }
+
+    #[test]
+    fn hellos_of_links_that_are_nearly_due_leave_together() {
+        let (start, mut rng) = (start(), Rng::new(1));
+        let mut schedules = [0; 50].map(|_| Schedule::new(SECOND, start, &mut rng));
+        let (mut hellos, mut beats) = (0, 0);
+        loop {
+            let now = schedules.iter().map(Schedule::deadline).min().unwrap();
+            if now > start + SECOND * 100 {
+                break;
+            }
+            beats += 1;
+            for schedule in &mut schedules {
+                let last = schedule.last;
+                if schedule.poll(true, Beat::Now, now, &mut rng).is_some() {
+                    assert!(last.is_none_or(|last| now < last + SECOND));
+                    hellos += 1;
+                }
+            }
+        }
+        assert!((5_000..5_800).contains(&hellos), "{hellos}");
+        assert!((100..=115).contains(&beats), "{beats}");
+    }
+
+    #[test]
+    fn one_that_was_just_said_is_not_said_again_with_those_of_others() {
+        let (now, mut rng) = (start(), Rng::new(1));
+        let mut schedule = Schedule::new(SECOND, now, &mut rng);
+        let hello = |schedule: &mut Schedule, millis, rng: &mut Rng| {
+            let now = now + Duration::from_millis(millis);
+            schedule.greet(now);
+            schedule.poll(true, Beat::Now, now, rng).is_some()
+        };
+        assert!(hello(&mut schedule, 0, &mut rng));
+        assert!(!hello(&mut schedule, 19, &mut rng));
+        assert!(hello(&mut schedule, 20, &mut rng));
     }
 
     #[test]
@@ -172,7 +243,7 @@ mod tests {
             .filter(|&millis| {
                 let now = now + Duration::from_millis(millis.into());
                 schedule.greet(now);
-                schedule.poll(true, now, &mut rng).is_some()
+                schedule.poll(true, Beat::Later, now, &mut rng).is_some()
             })
             .count();
         assert_eq!(hellos, 50);
@@ -185,7 +256,7 @@ mod tests {
         let mut at = Vec::new();
         while at.len() < 5 {
             let now = schedule.deadline();
-            schedule.poll(false, now, &mut rng).unwrap();
+            schedule.poll(false, Beat::Later, now, &mut rng).unwrap();
             at.push((now - start).as_millis());
         }
         assert_eq!(at[..4], [0, 100, 300, 700]);

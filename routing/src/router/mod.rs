@@ -385,8 +385,9 @@ impl Router {
                 self.reselect(prefix);
             }
         }
+        let (beat, pace) = (self.links.beat(self.clock.now()), self.links.pace());
         for slot in self.links.slots() {
-            self.flush(slot);
+            self.flush(slot, beat, pace);
             self.report_doubt(slot);
         }
         if !self.fib.is_empty() {

@@ -6,7 +6,7 @@ use super::Router;
 use super::tell::Say;
 use crate::event::{Cast, Transmit};
 use crate::extension::Extension;
-use crate::link::{Ask, Cargo, DueHello, DumpKind, Link, SeqnoWanted};
+use crate::link::{Ask, Beat, Cargo, DueHello, DumpKind, Link, SeqnoWanted};
 use crate::route::{Destination, Slot};
 use crate::types::{LinkId, Metric, Seqno};
 use crate::wire::{EncodeError, HelloKind, PacketBuf, PacketWriter, Tlv, Update};
@@ -20,22 +20,23 @@ const MEASURE: Duration = Duration::from_secs(30);
 
 impl Router {
     /// Sends what is due on a link.
-    pub(super) fn flush(&mut self, slot: Slot) {
-        self.say_hello(slot);
+    pub(super) fn flush(&mut self, slot: Slot, beat: Beat, pace: u32) {
+        self.say_hello(slot, beat, pace);
         self.say_at_once(slot);
         self.say_reliably(slot);
         self.say_all(slot);
     }
 
     /// Hello, and with it what is said to whoever is there.
-    fn say_hello(&mut self, slot: Slot) {
+    fn say_hello(&mut self, slot: Slot, beat: Beat, pace: u32) {
         let now = self.clock.now();
         let stamp = self.clock.micros(now);
         let Some(link) = self.links.get_mut(slot) else {
             return;
         };
         let has_neighbour = link.neighbour.is_some();
-        let Some(hello) = link.schedule.poll(has_neighbour, now, &mut self.rng) else {
+        link.schedule.set_interval(link.unhurried(pace));
+        let Some(hello) = link.schedule.poll(has_neighbour, beat, now, &mut self.rng) else {
             return;
         };
         let DueHello {
