@@ -66,18 +66,18 @@ need_packages() {
 # Routers come with services that would run on the machine itself. The lab starts its own, in its namespaces.
 need_routers() {
     local policy=/usr/sbin/policy-rc.d unit made='' failed=''
-    if command -v babeld >/dev/null && command -v bird >/dev/null; then return; fi
+    if command -v babeld >/dev/null && command -v bird >/dev/null && command -v miniupnpd >/dev/null; then return; fi
     # Debian's way to install without starting (invoke-rc.d(8)).
     if [ ! -e "$policy" ]; then
         printf '#!/bin/sh\nexit 101\n' | as_root tee "$policy" >/dev/null
         as_root chmod 755 "$policy"
         made=1
     fi
-    (need_packages babeld:babeld bird:bird2) || failed=1
+    (need_packages babeld:babeld bird:bird2 miniupnpd:miniupnpd-nftables) || failed=1
     [ -z "$made" ] || as_root rm "$policy"
     [ -z "$failed" ] || exit 1
     [ -d /run/systemd/system ] || return 0
-    for unit in babeld bird; do as_root systemctl --quiet disable "$unit"; done
+    for unit in babeld bird miniupnpd; do as_root systemctl --quiet disable "$unit"; done
 }
 
 need_lab() {

@@ -2,7 +2,7 @@
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, Notify};
 use tracing::{debug, info, warn};
 use wireguard::PublicKey;
 
@@ -34,6 +34,8 @@ pub struct Control {
     pub(crate) state: StateDir,
     pub(crate) port: u16,
     pub(crate) netlink: Netlink,
+    /// The underlay has changed.
+    pub(crate) network_changed: Arc<Notify>,
     pub(crate) telemetry: Telemetry,
     pub(crate) notifier: Notifier,
     pub(crate) alerts: Arc<Alerts>,

@@ -1,12 +1,14 @@
 //! The daemon's life: set the machine up, start the threads, serve, reload, and take everything down again.
 
-use std::{future::pending, io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    future::pending, io, net::SocketAddr, num::NonZeroU16, path::PathBuf, sync::Arc, time::Duration,
+};
 
 use arc_swap::ArcSwap;
 use tokio::{
     net::{TcpListener, lookup_host},
     signal::unix::{SignalKind, signal},
-    sync::{Mutex, mpsc},
+    sync::{Mutex, Notify, mpsc},
     time::{MissedTickBehavior, interval},
 };
 use tracing::{debug, error, info, warn};
@@ -37,6 +39,7 @@ use crate::{
     journal, metrics, network_watch,
     node::{Fresh, Seen},
     notify::Notifier,
+    port_mapping::{Mapped, PortMapping},
     state::{self, PeerSeen, Port, StateDir, StateError, StateLock, Stock},
     telemetry::Telemetry,
 };
@@ -226,6 +229,13 @@ async fn live(launch: Launch) -> Result<(), RunError> {
         .into_iter()
         .map(|(tun, sockets)| shared.shard(tun, sockets))
         .collect();
+    let (tell_mapped, mapped) = mpsc::channel(1);
+    let network_changed = Arc::new(Notify::new());
+    let port_mapping = NonZeroU16::new(port)
+        .filter(|_| settings.port_mapping)
+        .map(|port| PortMapping::start(port, Arc::clone(&network_changed), tell_mapped))
+        .transpose()
+        .map_err(RunError::Start)?;
     confine(&settings, &source, &state, &alerts);
     let (ended, mut endings) = mpsc::channel(4);
     let (requests, names) = mpsc::channel(driver::REQUESTS);
@@ -241,6 +251,7 @@ async fn live(launch: Launch) -> Result<(), RunError> {
         state,
         port,
         netlink,
+        network_changed,
         telemetry,
         notifier,
         alerts,
@@ -256,6 +267,7 @@ async fn live(launch: Launch) -> Result<(), RunError> {
         error = network_watch::watch(&control, &overlay) => Err(error),
         () = metrics::serve(scrapers, Arc::clone(&control)) => Err(RunError::Ended("the metrics server has ended".to_owned())),
         () = watch_clocks(&control) => Err(RunError::Ended("the clock has ended".to_owned())),
+        () = tell_mapped_ports(mapped, &control) => Err(RunError::Ended("the node loop has ended".to_owned())),
         () = remember(&control, &mut remembered) => Err(RunError::Ended("the clock has ended".to_owned())),
         () = signals.until_stopped(&control) => Ok(()),
         () = feed_watchdog(&control.notifier, &vitals) => Err(RunError::Ended("the watchdog's feeder has ended".to_owned())),
@@ -265,11 +277,27 @@ async fn live(launch: Launch) -> Result<(), RunError> {
     drop(vitals);
     control.remember(&mut Remembered::default()).await;
     drop(admin);
+    if let Some(port_mapping) = port_mapping {
+        port_mapping.stop();
+    }
     say_goodbye(&control.node).await;
     threads.stop();
     take_down(&control.netlink, &control.state).await;
     info!("Node down");
     result
+}
+
+/// Tells the node what the router lets in. Ends when the node loop does; without port mappings there is nothing to tell.
+async fn tell_mapped_ports(mut mapped: mpsc::Receiver<Option<Mapped>>, control: &Control) {
+    while let Some(mapped) = mapped.recv().await {
+        let told = control
+            .node
+            .call(move |node_loop, now| node_loop.node.handle_mapped(mapped, now));
+        if told.await.is_err() {
+            return;
+        }
+    }
+    pending().await
 }
 
 /// Neighbours hear that nothing can be reached through this node any more, so that they need not find out.

@@ -31,6 +31,7 @@ mod network_watch;
 pub mod node;
 pub mod notify;
 pub mod packet;
+pub mod port_mapping;
 pub mod pulse;
 pub mod recent;
 pub mod redact;

@@ -34,6 +34,7 @@ pub(crate) async fn watch(control: &Control, overlay: &Interface) -> RunError {
             if !change.underlay() {
                 continue;
             }
+            control.network_changed.notify_one();
             let told = control
                 .node
                 .call(|node_loop, now| node_loop.handle_network_change(now))

@@ -51,6 +51,7 @@ use crate::{
     icmp::{self, EchoToken, ErrorLimit, Unreachable},
     identity::{Identity, overlay},
     labels::Labels,
+    port_mapping::Mapped,
     state::StockDevice,
 };
 
@@ -104,6 +105,8 @@ pub struct Node {
     /// Packet threads forward by something that has changed.
     stale: bool,
     started: Instant,
+    /// What the router lets in.
+    mapped: Option<Mapped>,
     /// When the node last took up its work after a gap.
     resumed: Option<Instant>,
 }
@@ -303,6 +306,7 @@ impl Node {
             outputs: VecDeque::new(),
             stale: true,
             started: now,
+            mapped: None,
             resumed: None,
             identity,
         };
@@ -321,6 +325,11 @@ impl Node {
     }
 
     // ---- packets -------------------------------------------------------------------------------------------------------------
+
+    /// The router lets the WireGuard port in, or does not any more.
+    pub fn handle_mapped(&mut self, mapped: Option<Mapped>, _now: Instant) {
+        self.mapped = mapped;
+    }
 
     /// What reads handshake messages to this node.
     pub fn reader(&self) -> &Reader {

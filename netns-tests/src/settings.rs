@@ -30,6 +30,7 @@ pub struct Settings {
     queues: Option<u8>,
     log_level: String,
     node: String,
+    wireguard: String,
     tables: String,
     pub(crate) wrapper: String,
     pub(crate) program: Option<String>,
@@ -47,6 +48,7 @@ impl Settings {
             queues: None,
             log_level: "debug".into(),
             node: String::new(),
+            wireguard: String::new(),
             tables: "[control]\nenabled = false\n".into(),
             wrapper: String::new(),
             program: None,
@@ -132,6 +134,13 @@ impl Settings {
         ))
     }
 
+    /// Lines of the table `[wireguard]`.
+    #[must_use]
+    pub fn wireguard(mut self, lines: &str) -> Self {
+        self.wireguard = format!("{lines}\n");
+        self
+    }
+
     /// Listens there instead.
     #[must_use]
     pub fn listen(mut self, addresses: &[&str]) -> Self {
@@ -203,12 +212,13 @@ impl Settings {
         let listen = list(&self.listen);
         write!(
             text,
-            "[node]\nname = \"{name}\"\nstate_dir = \"{state}\"\nallow_keys = {allowed}\n{node}\n[interface]\nname = \"mesh0\"\n{mtu}{queues}\n[wireguard]\nlisten = {listen}\n\n\
+            "[node]\nname = \"{name}\"\nstate_dir = \"{state}\"\nallow_keys = {allowed}\n{node}\n[interface]\nname = \"mesh0\"\n{mtu}{queues}\n[wireguard]\nlisten = {listen}\n{wireguard}\n\
              [api]\nsocket = \"{socket}\"\n\n[log]\nlevel = \"{level}\"\nformat = \"text\"\n\n{tables}",
             state = paths.state.display(),
             level = self.log_level,
             allowed = list(&self.allowed),
             node = self.node,
+            wireguard = self.wireguard,
             socket = paths.socket.display(),
             tables = self.tables,
         )

@@ -59,6 +59,10 @@ impl Settings {
                 self.interface.queues != new.interface.queues,
             ),
             ("wireguard.listen", self.listen != new.listen),
+            (
+                "wireguard.port_mapping",
+                self.port_mapping != new.port_mapping,
+            ),
             ("api.socket", self.api.socket != new.api.socket),
             ("api.group", self.api.group != new.api.group),
             ("log.format", self.log.format != new.log.format),
@@ -99,6 +103,7 @@ impl Settings {
             state_dir: running.state_dir,
             interface: running.interface,
             listen: running.listen,
+            port_mapping: running.port_mapping,
             api: running.api,
             metrics: running.metrics,
             log: LogSettings {

@@ -84,6 +84,7 @@ impl Check {
             },
             interface,
             listen,
+            port_mapping: config.wireguard.port_mapping,
             peers,
             stock,
             inbound: InboundSettings {

@@ -224,6 +224,7 @@ impl Default for Interface {
 #[expect(missing_docs, reason = "see Config")]
 pub struct Wireguard {
     pub listen: Vec<String>,
+    pub port_mapping: bool,
     pub stock: Vec<Stock>,
 }
 
@@ -231,6 +232,7 @@ impl Default for Wireguard {
     fn default() -> Self {
         Self {
             listen: vec!["[::]:0".into(), "0.0.0.0:0".into()],
+            port_mapping: true,
             stock: Vec::new(),
         }
     }

@@ -31,6 +31,8 @@ pub struct Settings {
     pub interface: InterfaceSettings,
     /// Local addresses of the WireGuard sockets: 1 to 16, no two alike. Port 0: the remembered random port.
     pub listen: Vec<SocketAddr>,
+    /// Whether the router is asked to let their port in, where this machine has no address of the Internet.
+    pub port_mapping: bool,
     /// Configured nodes, in the file's order; no two share a name or a key.
     pub peers: Vec<PeerSettings>,
     /// Configured stock WireGuard devices, in the file's order; names and keys differ from the peers' as well.

@@ -14,7 +14,7 @@ pub use changes::{Change, Changes};
 
 use std::collections::BTreeSet;
 use std::io;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use futures_util::stream::{Stream, TryStreamExt};
@@ -26,7 +26,7 @@ use netlink_packet_route::address::{
 use netlink_packet_route::link::{
     AfSpecInet6, AfSpecUnspec, In6AddrGenMode, LinkAttribute, LinkFlags, LinkMessage,
 };
-use netlink_packet_route::route::{RouteMessage, RouteType};
+use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteType};
 use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
 use rtnetlink::{Handle, LinkUnspec, RouteMessageBuilder};
 
@@ -120,6 +120,15 @@ pub enum NetlinkError {
         #[source]
         source: rtnetlink::Error,
     },
+}
+
+/// A router next to this machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Gateway {
+    /// Its address.
+    pub address: Ipv4Addr,
+    /// The address that this machine talks to it with.
+    pub own: Ipv4Addr,
 }
 
 /// A connection to the kernel's routing; belongs to the network namespace of the thread that made it.
@@ -330,6 +339,37 @@ impl Netlink {
         Ok(addresses)
     }
 
+    /// The router that leads to the Internet over IPv4, if there is one: that of the default route which the kernel prefers.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub async fn gateway(&self) -> Result<Option<Gateway>, NetlinkError> {
+        let all = RouteMessageBuilder::<Ipv4Addr>::new().build();
+        let mut best: Option<(u32, Ipv4Addr)> = None;
+        let listed = self.handle.route().get(all).execute();
+        collect(listed, "list default routes", |route: RouteMessage| {
+            if let Some(found) = default_route(&route)
+                && best.is_none_or(|best| found.0 < best.0)
+            {
+                best = Some(found);
+            }
+        })
+        .await?;
+        let Some((_, address)) = best else {
+            return Ok(None);
+        };
+        let to = RouteMessageBuilder::<Ipv4Addr>::new()
+            .destination_prefix(address, 32)
+            .build();
+        let mut own = None;
+        let asked = self.handle.route().get(to).execute();
+        collect(asked, "look up the gateway", |route: RouteMessage| {
+            own = own.or_else(|| source_of(&route));
+        })
+        .await?;
+        Ok(own.map(|own| Gateway { address, own }))
+    }
+
     /// The kernel finishes an address on a work queue; until then it drops the packets that are for it.
     async fn wait_until_local(&self, address: Ipv6Addr) -> Result<(), NetlinkError> {
         let step = "wait for the interface's address";
@@ -426,15 +466,49 @@ fn is_ours(rule: &RuleMessage) -> bool {
 }
 
 fn table_of(route: &RouteMessage) -> u32 {
-    use netlink_packet_route::route::RouteAttribute::Table;
     let long = route.attributes.iter().find_map(|attribute| {
-        if let Table(table) = attribute {
+        if let RouteAttribute::Table(table) = attribute {
             Some(*table)
         } else {
             None
         }
     });
     long.unwrap_or_else(|| route.header.table.into())
+}
+
+/// Metric and gateway of a default route of the main table.
+fn default_route(route: &RouteMessage) -> Option<(u32, Ipv4Addr)> {
+    let is_default = route.header.destination_prefix_length == 0
+        && route.header.kind == RouteType::Unicast
+        && table_of(route) == u32::from(libc::RT_TABLE_MAIN);
+    let gateway = route.attributes.iter().find_map(|attribute| {
+        if let RouteAttribute::Gateway(RouteAddress::Inet(gateway)) = attribute {
+            Some(*gateway)
+        } else {
+            None
+        }
+    });
+    let metric = route.attributes.iter().find_map(|attribute| {
+        if let RouteAttribute::Priority(metric) = attribute {
+            Some(*metric)
+        } else {
+            None
+        }
+    });
+    gateway
+        .filter(|_| is_default)
+        .map(|gateway| (metric.unwrap_or_default(), gateway))
+}
+
+/// Which address of ours the kernel takes for what it sends by a route.
+fn source_of(route: &RouteMessage) -> Option<Ipv4Addr> {
+    route.attributes.iter().find_map(|attribute| {
+        if let RouteAttribute::PrefSource(RouteAddress::Inet(source)) = attribute {
+            Some(*source)
+        } else {
+            None
+        }
+    })
 }
 
 /// The address that a message is about.
