@@ -111,6 +111,12 @@ reasons! {
     PeerTalksTooMuch => "peer-talks-too-much",
     /// From outside: routing of a peer that may open no more links, or that came by an unknown way and does not name its link.
     LinkRefused => "link-refused",
+    /// Found: a node that may not open a session.
+    FoundStranger => "found-stranger",
+    /// Found: a node without an address that it could be called at.
+    FoundNowhere => "found-nowhere",
+    /// Found: more nodes than are kept in mind.
+    FoundTooMany => "found-too-many",
     /// From outside: routing that cannot be read.
     BadRouting => "bad-routing",
     /// From outside: a probe that came another way than it was sent.

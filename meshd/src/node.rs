@@ -4,6 +4,7 @@
 //! a packet thread waits for: those read the [`Fib`] snapshot that it publishes. After every `handle_*` or command, drain
 //! [`Node::poll_output`], then look at [`Node::poll_timeout`].
 
+mod found;
 mod history;
 mod labels;
 mod links;
@@ -34,12 +35,18 @@ use wireguard::{
 };
 
 use self::{
+    found::FoundNodes,
     history::History,
     links::Links,
     peers::{Entry, Names, Reachable, Rtt},
     trace::Traces,
 };
-pub use self::{history::Since, report::millis, routes::derive};
+pub use self::{
+    found::{Found, LocalNetwork, MAX_ENDPOINTS, Source},
+    history::Since,
+    report::millis,
+    routes::derive,
+};
 use crate::{
     admin::{self, Happening},
     agenda::Agenda,
@@ -81,6 +88,7 @@ pub struct Node {
     device: Device,
     router: Router,
     links: Links,
+    found: FoundNodes,
     labels: Labels,
     /// The node has just begun, and does not have all links yet that it is going to have.
     awaits_links: bool,
@@ -128,6 +136,8 @@ enum Task {
     Trace(u64),
     /// Labels run out, or are asked for again.
     Labels,
+    /// Found nodes have answered or not, or are to be called.
+    Found,
 }
 
 /// What the node wants done, in this order.
@@ -283,6 +293,7 @@ impl Node {
             device,
             router,
             links: Links::default(),
+            found: FoundNodes::new(now),
             labels: Labels::default(),
             awaits_links: true,
             routes: BTreeMap::new(),
@@ -471,6 +482,7 @@ impl Node {
                 self.heed_liveness(&peer, now);
             }
             Task::Labels => self.tend_labels(now),
+            Task::Found => self.review_found(now),
             Task::Trace(number) => self.finish_trace(number),
         }
     }

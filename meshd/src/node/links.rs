@@ -62,7 +62,7 @@ pub(super) struct Links {
 pub(super) struct Link {
     pub(super) peer: PublicKey,
     pub(super) endpoint: Underlay,
-    /// Which of the peer's configured endpoints we dialled; none: it called us.
+    /// Which of the peer's endpoints we dialled, that after the configured ones being where it was found; none: it called us.
     pub(super) dialled: Option<usize>,
     /// The tag that we send on it: ours if we dialled it, else what its other end said first. Stock routers know no tags.
     tag: Option<u32>,
@@ -398,7 +398,7 @@ impl Node {
         let lacks_some = |key: &PublicKey, entry: &Entry| {
             let dialled: Vec<_> = self.links.of(key).map(|(_, link)| link.dialled).collect();
             let has = |at: usize| dialled.contains(&Some(at));
-            dialled.is_empty() || !(0..entry.dials.len()).all(has)
+            dialled.is_empty() || !(0..entry.endpoints.len()).all(has)
         };
         let mut expected = self
             .peers

@@ -39,6 +39,8 @@ pub(super) struct Entry {
     pub(super) endpoints: Vec<HostPort>,
     /// How far dialling each of them has got.
     pub(super) dials: Vec<Dial>,
+    /// Where else it may be, as it was found. If a link is wanted there, one more of `dials`, the last, has these addresses.
+    pub(super) found: Vec<SocketAddr>,
     /// Which way its packets take.
     pub(super) path: Path,
     /// Whether the way through other nodes carries them, since it was first taken.
@@ -115,6 +117,7 @@ impl Entry {
             admitted: None,
             allowed: vec![node.prefix()],
             dials: dials(&endpoints),
+            found: Vec::new(),
             path: Path::None,
             liveness: None,
             stats: Arc::default(),
@@ -145,6 +148,7 @@ impl Entry {
             admitted: None,
             allowed,
             dials: dials(&endpoints),
+            found: Vec::new(),
             path: Path::None,
             liveness: None,
             stats: Arc::default(),
@@ -197,7 +201,8 @@ impl Entry {
     fn underlay(&self, seen: Option<&Seen>) -> Vec<SocketAddr> {
         let mut addresses = Vec::new();
         let configured = self.dials.iter().flat_map(|dial| &dial.addresses);
-        for address in configured.chain(seen.iter().flat_map(|seen| &seen.endpoints)) {
+        let found = configured.chain(&self.found);
+        for address in found.chain(seen.iter().flat_map(|seen| &seen.endpoints)) {
             if !addresses.contains(address) {
                 addresses.push(*address);
             }
@@ -312,6 +317,9 @@ impl Node {
         mut entry: Entry,
         now: Instant,
     ) -> Result<(), AddPeerError> {
+        if let Some(old) = self.peers.get(&key) {
+            entry.found.clone_from(&old.found);
+        }
         let peer = entry.peer(key, self.seen.get(&key));
         match self.peers.get(&key) {
             None => {
@@ -357,9 +365,13 @@ impl Node {
             return;
         };
         entry.liveness = old.liveness.take();
-        let place = |at: usize| {
-            let endpoint = old.endpoints.get(at)?;
-            entry.endpoints.iter().position(|other| other == endpoint)
+        // The last is where it was found.
+        if old.dials.len() > old.endpoints.len() {
+            entry.dials.extend(old.dials.pop());
+        }
+        let place = |at: usize| match old.endpoints.get(at) {
+            Some(endpoint) => entry.endpoints.iter().position(|other| other == endpoint),
+            None => Some(entry.endpoints.len()),
         };
         let mut gone = Vec::new();
         for (id, link) in self.links.iter_mut() {

@@ -1,5 +1,7 @@
 //! Nodes in one process: datagrams are handed over, time is a variable.
 
+mod found;
+
 use std::{
     collections::{BTreeMap, VecDeque},
     net::{Ipv6Addr, SocketAddr},
