@@ -36,7 +36,9 @@ use crate::{
         tun::{self, Tun},
         udp::{self, UdpSocket},
     },
-    journal, metrics, network_watch,
+    journal,
+    lan::Lan,
+    metrics, network_watch,
     node::{Fresh, Seen},
     notify::Notifier,
     port_mapping::{Mapped, PortMapping},
@@ -190,6 +192,8 @@ async fn live(launch: Launch) -> Result<(), RunError> {
     };
     let (sockets, port) = bind(&settings.listen, &state, &alerts)?;
     let tun = Tun::open(&settings.interface.name)?;
+    let lan =
+        Lan::open(&settings, node, &sockets, tun.index(), clock.now()).map_err(RunError::Random)?;
     let shards = shards(queues(&settings), &tun, &sockets)?;
     let netlink = Netlink::new()?;
     let interface = tun.index();
@@ -221,7 +225,7 @@ async fn live(launch: Launch) -> Result<(), RunError> {
         relay_limit: Arc::new(RelayLimit::new(clock.now())),
         outlet: Outlet {
             sockets: Arc::new(Sockets::new(sockets)),
-            discards,
+            discards: Arc::clone(&discards),
             notices: notices_in,
         },
     };
@@ -260,11 +264,13 @@ async fn live(launch: Launch) -> Result<(), RunError> {
     });
     control.notifier.ready(&control.summary());
     let vitals = threads.vitals();
+    let moved = Notify::new();
     let mut remembered = Remembered::default();
     let result = tokio::select! {
         () = admin.serve(Arc::clone(&control)) => Err(RunError::Ended("the admin socket has closed".to_owned())),
         () = serve_node(names, &control) => Err(RunError::Ended("the resolver has ended".to_owned())),
-        error = network_watch::watch(&control, &overlay) => Err(error),
+        error = network_watch::watch(&control, &overlay, &moved) => Err(error),
+        () = lan.run(&control, &discards, &moved) => Err(RunError::Ended("the search on the LAN has ended".to_owned())),
         () = metrics::serve(scrapers, Arc::clone(&control)) => Err(RunError::Ended("the metrics server has ended".to_owned())),
         () = watch_clocks(&control) => Err(RunError::Ended("the clock has ended".to_owned())),
         () = tell_mapped_ports(mapped, &control) => Err(RunError::Ended("the node loop has ended".to_owned())),

@@ -111,6 +111,10 @@ reasons! {
     PeerTalksTooMuch => "peer-talks-too-much",
     /// From outside: routing of a peer that may open no more links, or that came by an unknown way and does not name its link.
     LinkRefused => "link-refused",
+    /// On the LAN: a beacon that cannot be read, or that nobody at its source has signed.
+    BeaconBad => "beacon-bad",
+    /// On the LAN: more beacons than are verified.
+    BeaconTooMany => "beacon-too-many",
     /// Found: a node that may not open a session.
     FoundStranger => "found-stranger",
     /// Found: a node without an address that it could be called at.

@@ -18,8 +18,8 @@ const MEND: Duration = Duration::from_secs(1);
 /// What could not be mended is tried again.
 const MEND_AGAIN: Duration = Duration::from_secs(10);
 
-/// Runs until the kernel tells no more.
-pub(crate) async fn watch(control: &Control, overlay: &Interface) -> RunError {
+/// Runs until the kernel tells no more. `moved` hears of every change of the underlay as well.
+pub(crate) async fn watch(control: &Control, overlay: &Interface, moved: &Notify) -> RunError {
     let mut changes = match Changes::watch(overlay.index).await {
         Ok(changes) => changes,
         Err(error) => return RunError::Netlink(error),
@@ -35,6 +35,7 @@ pub(crate) async fn watch(control: &Control, overlay: &Interface) -> RunError {
                 continue;
             }
             control.network_changed.notify_one();
+            moved.notify_one();
             let told = control
                 .node
                 .call(|node_loop, now| node_loop.handle_network_change(now))

@@ -3,6 +3,8 @@
 
 #[path = "../fuzz/targets/admin.rs"]
 mod admin;
+#[path = "../fuzz/targets/beacon.rs"]
+mod beacon;
 #[path = "../fuzz/targets/bytes.rs"]
 mod bytes;
 #[path = "../fuzz/targets/config.rs"]
@@ -41,6 +43,11 @@ fn replay(name: &str, target: impl Fn(&[u8])) {
 #[test]
 fn what_clients_wrote_is_asked_again() {
     replay("admin", admin::ask);
+}
+
+#[test]
+fn beacons_are_heard_again() {
+    replay("beacon", beacon::hear);
 }
 
 #[test]

@@ -63,6 +63,7 @@ impl Settings {
                 "wireguard.port_mapping",
                 self.port_mapping != new.port_mapping,
             ),
+            ("control.mdns", self.find_on_lan != new.find_on_lan),
             ("api.socket", self.api.socket != new.api.socket),
             ("api.group", self.api.group != new.api.group),
             ("log.format", self.log.format != new.log.format),
@@ -104,6 +105,7 @@ impl Settings {
             interface: running.interface,
             listen: running.listen,
             port_mapping: running.port_mapping,
+            find_on_lan: running.find_on_lan,
             api: running.api,
             metrics: running.metrics,
             log: LogSettings {

@@ -82,6 +82,7 @@ impl Check {
                 relay: config.node.relay,
                 mbit: NonZeroU32::new(config.node.relay_mbit),
             },
+            find_on_lan: config.control.mdns,
             interface,
             listen,
             port_mapping: config.wireguard.port_mapping,

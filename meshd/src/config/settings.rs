@@ -27,6 +27,8 @@ pub struct Settings {
     pub allow_keys: BTreeSet<NodeId>,
     /// Whose ciphertext is forwarded, and how much of it.
     pub relay: RelaySettings,
+    /// Whether the node finds others on its links, and is found there.
+    pub find_on_lan: bool,
     /// The overlay's network interface.
     pub interface: InterfaceSettings,
     /// Local addresses of the WireGuard sockets: 1 to 16, no two alike. Port 0: the remembered random port.

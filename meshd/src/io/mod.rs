@@ -5,6 +5,7 @@
 //!  udp ── recv ──► segments ─► (open) ─► offload::Coalescer ──► tun::write  gathered, not copied
 //!  poll, wake, clock: how a packet thread waits, is stopped, and tells the time
 //!  hardening: what a daemon that has been taken over may still do
+//!  multicast: what is said to everybody on a link
 //!  netlink: addresses, routes and rules of the overlay; changes of the underlay
 //!  nft: the packet filter's rule against overlay packets from elsewhere
 //! ```
@@ -13,6 +14,7 @@
 
 pub mod clock;
 pub mod hardening;
+pub mod multicast;
 pub mod netlink;
 pub mod nft;
 pub mod offload;

@@ -20,7 +20,12 @@ use super::{
     links::Dial,
     peers::{Entry, Origin},
 };
-use crate::{config::Admission, discard::Reason, identity::NodeId};
+use crate::{
+    beacon::{Beacon, Voice},
+    config::Admission,
+    discard::Reason,
+    identity::NodeId,
+};
 
 /// Endpoints kept of one node.
 pub const MAX_ENDPOINTS: usize = 8;
@@ -30,10 +35,10 @@ const MAX_KNOWN: usize = 128;
 const MAX_CALLED: usize = 64;
 /// Strangers called a second, and at once.
 const CALLS_PER_SECOND: f64 = 5.0;
-/// How long a found node has to answer.
-const ANSWER: Duration = Duration::from_secs(10);
+/// How long a found node has to answer: less than it takes until it is called again, so that one call is one initiation.
+const ANSWER: Duration = Duration::from_millis(4800);
 /// Pause before one that did not answer is called again; it doubles up to [`MAX_PAUSE`].
-const PAUSE: Duration = Duration::from_secs(15);
+const PAUSE: Duration = Duration::from_secs(2);
 /// See [`PAUSE`].
 const MAX_PAUSE: Duration = Duration::from_secs(600);
 /// Links to nodes found on the LAN that are opened from here.
@@ -295,6 +300,24 @@ impl Node {
     /// The addresses and networks of this machine are these.
     pub fn handle_local(&mut self, local: Vec<LocalNetwork>) {
         self.found.local = local;
+    }
+
+    /// Whether the node wants to be found on the LAN: by everybody if it is open, else by peers that it could not call itself. What it
+    /// says there tells strangers that it is there.
+    pub fn voice(&self) -> Voice {
+        let is_sought = |(key, entry): (&PublicKey, &Entry)| {
+            entry.origin == Origin::Peer && entry.endpoints.is_empty() && !self.is_open_with(key)
+        };
+        if self.admission == Admission::Open || self.peers.iter().any(is_sought) {
+            Voice::Loud
+        } else {
+            Voice::Silent
+        }
+    }
+
+    /// The datagram that says on a link what the beacon does.
+    pub fn sign_beacon(&self, beacon: &Beacon, source: Ipv6Addr) -> Vec<u8> {
+        beacon.sign(self.identity.seed(), source)
     }
 
     /// Somebody tells of a node. With whom no session may be opened, nothing happens.

@@ -12,13 +12,13 @@ mod changes;
 
 pub use changes::{Change, Changes};
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use futures_util::stream::{Stream, TryStreamExt};
-use ipnetwork::Ipv6Network;
+use ipnetwork::{IpNetwork, Ipv6Network};
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::{
     AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressScope,
@@ -72,6 +72,17 @@ pub struct Interface {
     /// Packets (or super-packets) that wait for the daemon before the kernel drops: 128 to 256 keep the delay low and still
     /// take bursts.
     pub queue_length: u32,
+}
+
+/// An interface of the underlay that carries packets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attachment {
+    /// Its index.
+    pub interface: u32,
+    /// Others may share it, and can be spoken to all at once: it knows multicast, and is neither a loopback nor a tunnel.
+    pub is_shared: bool,
+    /// Our addresses there that can be used, link-local ones too, and how long the prefix is that is on the link; sorted.
+    pub networks: Vec<IpNetwork>,
 }
 
 /// Whether an interface is set up, by us or by hand.
@@ -370,6 +381,41 @@ impl Netlink {
         Ok(own.map(|own| Gateway { address, own }))
     }
 
+    /// What this machine is attached to, except by the interface `own`: every interface that is up and has a carrier, by its index.
+    pub async fn attachments(&self, own: u32) -> Result<Vec<Attachment>, NetlinkError> {
+        let mut attachments = BTreeMap::new();
+        let links = self.handle.link().get().execute();
+        collect(links, "list interfaces", |link| {
+            let (interface, flags) = (link.header.index, link.header.flags);
+            if interface != own && is_running(&link) && !flags.contains(LinkFlags::Loopback) {
+                let is_tunnel = flags.intersects(LinkFlags::Pointopoint | LinkFlags::Noarp);
+                let attachment = Attachment {
+                    interface,
+                    is_shared: flags.contains(LinkFlags::Multicast) && !is_tunnel,
+                    networks: Vec::new(),
+                };
+                attachments.insert(interface, attachment);
+            }
+        })
+        .await?;
+        let addresses = self.handle.address().get().execute();
+        collect(addresses, "list addresses", |message| {
+            if let Some(attachment) = attachments.get_mut(&message.header.index)
+                && let Some(ip) = usable_address(&message)
+                && let Ok(network) = IpNetwork::new(ip, message.header.prefix_len)
+            {
+                attachment.networks.push(network);
+            }
+        })
+        .await?;
+        let mut attachments: Vec<_> = attachments.into_values().collect();
+        for attachment in &mut attachments {
+            attachment.networks.sort_unstable();
+            attachment.networks.dedup();
+        }
+        Ok(attachments)
+    }
+
     /// The kernel finishes an address on a work queue; until then it drops the packets that are for it.
     async fn wait_until_local(&self, address: Ipv6Addr) -> Result<(), NetlinkError> {
         let step = "wait for the interface's address";
@@ -527,6 +573,11 @@ fn address_of(message: &AddressMessage) -> Option<IpAddr> {
 
 /// The address that a message is about, if others on the underlay may reach us by it.
 fn underlay_address(message: &AddressMessage) -> Option<IpAddr> {
+    usable_address(message).filter(|_| message.header.scope == AddressScope::Universe)
+}
+
+/// The address that a message is about, if others may reach us by it, be it only those on the link.
+fn usable_address(message: &AddressMessage) -> Option<IpAddr> {
     let ip = address_of(message)?;
     let mut flags = AddressFlags::from_bits_retain(message.header.flags.bits().into());
     for attribute in &message.attributes {
@@ -536,7 +587,11 @@ fn underlay_address(message: &AddressMessage) -> Option<IpAddr> {
     }
     let unusable = AddressFlags::Tentative | AddressFlags::Dadfailed | AddressFlags::Deprecated;
     let in_overlay = matches!(ip, IpAddr::V6(ip) if BLOCK.contains(ip));
-    let usable = message.header.scope == AddressScope::Universe && !flags.intersects(unusable);
+    let is_far = matches!(
+        message.header.scope,
+        AddressScope::Universe | AddressScope::Link
+    );
+    let usable = is_far && !flags.intersects(unusable);
     (usable && !in_overlay && !ip.is_loopback() && !ip.is_unspecified()).then_some(ip)
 }
 

@@ -17,7 +17,7 @@ impl Control {
 }
 
 /// The kernel's form of `address`, and its length.
-pub(super) fn encode(address: SocketAddr) -> (libc::sockaddr_storage, libc::socklen_t) {
+pub(in crate::io) fn encode(address: SocketAddr) -> (libc::sockaddr_storage, libc::socklen_t) {
     // SAFETY: sockaddr_storage is plain data for which all zeroes is a value.
     let mut storage: libc::sockaddr_storage = unsafe { std::mem::zeroed() };
     let length = match address {
@@ -53,7 +53,7 @@ pub(super) fn encode(address: SocketAddr) -> (libc::sockaddr_storage, libc::sock
 }
 
 /// The address in `storage`, which the kernel filled in; `None` for other families.
-pub(super) fn decode(storage: &libc::sockaddr_storage) -> Option<SocketAddr> {
+pub(in crate::io) fn decode(storage: &libc::sockaddr_storage) -> Option<SocketAddr> {
     match libc::c_int::from(storage.ss_family) {
         libc::AF_INET => {
             // SAFETY: the family says so, and sockaddr_storage is larger than, and aligned for, every socket address.

@@ -3,7 +3,7 @@
 //! On send the kernel cuts a message into segments (`UDP_SEGMENT`), on receive it hands over runs of equal datagrams in one
 //! piece (`UDP_GRO`). Without that, the walk through the network stack is paid per datagram, and `sendmmsg` alone saves nothing.
 
-mod address;
+pub(in crate::io) mod address;
 mod receive;
 mod send;
 
@@ -194,7 +194,7 @@ impl AsFd for UdpSocket {
     }
 }
 
-fn set(
+pub(in crate::io) fn set(
     fd: &OwnedFd,
     level: libc::c_int,
     option: libc::c_int,
