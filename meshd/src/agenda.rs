@@ -36,6 +36,11 @@ impl<T: Copy + Ord> Agenda<T> {
         }
     }
 
+    /// Whether a task has a deadline.
+    pub fn has(&self, task: &T) -> bool {
+        self.tasks.contains_key(task)
+    }
+
     /// The first deadline.
     pub fn next(&self) -> Option<Instant> {
         self.due.first().map(|(due, _)| *due)

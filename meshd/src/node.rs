@@ -4,6 +4,7 @@
 //! a packet thread waits for: those read the [`Fib`] snapshot that it publishes. After every `handle_*` or command, drain
 //! [`Node::poll_output`], then look at [`Node::poll_timeout`].
 
+mod acquaint;
 mod found;
 mod history;
 mod labels;
@@ -35,6 +36,7 @@ use wireguard::{
 };
 
 use self::{
+    acquaint::Acquaintances,
     found::FoundNodes,
     history::History,
     links::Links,
@@ -89,6 +91,7 @@ pub struct Node {
     router: Router,
     links: Links,
     found: FoundNodes,
+    acquaintances: Acquaintances,
     labels: Labels,
     /// The node has just begun, and does not have all links yet that it is going to have.
     awaits_links: bool,
@@ -138,6 +141,8 @@ enum Task {
     Labels,
     /// Found nodes have answered or not, or are to be called.
     Found,
+    /// Neighbours are told of other nodes.
+    Acquaint,
 }
 
 /// What the node wants done, in this order.
@@ -294,6 +299,7 @@ impl Node {
             router,
             links: Links::default(),
             found: FoundNodes::new(now),
+            acquaintances: Acquaintances::default(),
             labels: Labels::default(),
             awaits_links: true,
             routes: BTreeMap::new(),
@@ -323,6 +329,7 @@ impl Node {
         };
         node.configure(settings, &added, now);
         node.call_back(now);
+        node.recall(now);
         node
     }
 
@@ -483,6 +490,7 @@ impl Node {
             }
             Task::Labels => self.tend_labels(now),
             Task::Found => self.review_found(now),
+            Task::Acquaint => self.tend_acquaintances(now),
             Task::Trace(number) => self.finish_trace(number),
         }
     }

@@ -3,7 +3,9 @@
 //! A signal is an IPv6/UDP packet between the nodes' link-local addresses, both ports [`PORT`]. It never leaves the session: no
 //! relay, no workload and no program of the host can send or see one.
 
-use std::net::Ipv6Addr;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+
+use wireguard::PublicKey;
 
 use crate::{
     labels::Pair,
@@ -24,11 +26,18 @@ const ECHO: u8 = 2;
 const LABEL_REQUEST: u8 = 3;
 const LABEL: u8 = 4;
 const LABEL_UNKNOWN: u8 = 5;
+const PRESENCE: u8 = 16;
+const ACQUAINTANCE: u8 = 17;
 const PROBE_BODY: usize = 8;
 const ECHO_BODY: usize = 24;
 const LABEL_REQUEST_BODY: usize = 32;
 const LABEL_BODY: usize = 40;
 const LABEL_UNKNOWN_BODY: usize = 4;
+const PRESENCE_BODY: usize = 4;
+const KEY: usize = 32;
+/// An address as one of IPv6, and a port.
+const ENDPOINT: usize = 18;
+const ACQUAINTANCE_BODY: usize = KEY + Acquaintance::ENDPOINTS * ENDPOINT;
 
 /// A packet of this length carries a probe or an echo: a multiple of 16, as every sealed packet is.
 pub const LEAST: usize = (HEADER + UDP_HEADER + HEAD + ECHO_BODY).next_multiple_of(16);
@@ -53,6 +62,27 @@ pub enum Signal {
     },
     /// A datagram came under this label, and nobody was given it; 0: none that was given before is known.
     LabelUnknown(u32),
+    /// What the sender is to others.
+    Presence {
+        /// It opens sessions with everybody, and everybody may be told of it.
+        is_open: bool,
+    },
+    /// Tells a neighbour of another node.
+    Acquaintance(Acquaintance),
+}
+
+/// A node that the sender has a session with.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Acquaintance {
+    /// Who it is.
+    pub key: PublicKey,
+    /// Where the sender hears it on the underlay.
+    pub endpoints: [Option<SocketAddr>; Self::ENDPOINTS],
+}
+
+impl Acquaintance {
+    /// Endpoints that are told of one node.
+    pub const ENDPOINTS: usize = 2;
 }
 
 /// Which way a probe was sent. The sender says so, since whoever stands between can make a packet arrive another way, but cannot change
@@ -142,6 +172,25 @@ impl Signal {
                 let body: &[u8; LABEL_UNKNOWN_BODY] = body.first_chunk()?;
                 Some(Self::LabelUnknown(u32::from_be_bytes(*body)))
             }
+            [VERSION, PRESENCE, ..] => {
+                let body: &[u8; PRESENCE_BODY] = body.first_chunk()?;
+                Some(Self::Presence {
+                    is_open: body[0] & 1 != 0,
+                })
+            }
+            [VERSION, ACQUAINTANCE, ..] => {
+                let body: &[u8; ACQUAINTANCE_BODY] = body.first_chunk()?;
+                let (key, rest) = body.split_first_chunk::<KEY>()?;
+                let (told, _) = rest.as_chunks::<ENDPOINT>();
+                let mut endpoints = [None; Acquaintance::ENDPOINTS];
+                for (endpoint, told) in endpoints.iter_mut().zip(told) {
+                    *endpoint = read_endpoint(told);
+                }
+                Some(Self::Acquaintance(Acquaintance {
+                    key: PublicKey::from_bytes(*key).ok()?,
+                    endpoints,
+                }))
+            }
             _ => None,
         }
     }
@@ -149,9 +198,12 @@ impl Signal {
     /// The shortest packet that carries it.
     fn least(&self) -> usize {
         match self {
-            Self::Probe(_) | Self::Echo(_) | Self::LabelUnknown(_) => LEAST,
+            Self::Probe(_) | Self::Echo(_) | Self::LabelUnknown(_) | Self::Presence { .. } => LEAST,
             Self::LabelRequest(_) | Self::Label { .. } => {
                 (HEADER + UDP_HEADER + HEAD + LABEL_BODY).next_multiple_of(16)
+            }
+            Self::Acquaintance(_) => {
+                (HEADER + UDP_HEADER + HEAD + ACQUAINTANCE_BODY).next_multiple_of(16)
             }
         }
     }
@@ -198,6 +250,18 @@ impl Signal {
                 head[1] = LABEL_UNKNOWN;
                 body[..4].copy_from_slice(&label.to_be_bytes());
             }
+            Self::Presence { is_open } => {
+                head[1] = PRESENCE;
+                body[0] = u8::from(*is_open);
+            }
+            Self::Acquaintance(Acquaintance { key, endpoints }) => {
+                head[1] = ACQUAINTANCE;
+                body[..KEY].copy_from_slice(key.as_bytes());
+                let (told, _) = body[KEY..].as_chunks_mut::<ENDPOINT>();
+                for (told, endpoint) in told.iter_mut().zip(endpoints.iter().flatten()) {
+                    *told = write_endpoint(endpoint);
+                }
+            }
         }
         packet::udp(own, peer, payload)
     }
@@ -212,6 +276,25 @@ fn pair(body: &[u8; LABEL_REQUEST_BODY]) -> Pair {
         source,
         destination,
     }
+}
+
+/// Nothing where the port is 0.
+fn read_endpoint(bytes: &[u8; ENDPOINT]) -> Option<SocketAddr> {
+    let [ip @ .., high, low] = *bytes;
+    let port = u16::from_be_bytes([high, low]);
+    let ip = IpAddr::V6(Ipv6Addr::from(ip)).to_canonical();
+    (port != 0).then(|| SocketAddr::new(ip, port))
+}
+
+fn write_endpoint(endpoint: &SocketAddr) -> [u8; ENDPOINT] {
+    let ip = match endpoint.ip() {
+        IpAddr::V4(ip) => ip.to_ipv6_mapped(),
+        IpAddr::V6(ip) => ip,
+    };
+    let mut bytes = [0; ENDPOINT];
+    bytes[..16].copy_from_slice(&ip.octets());
+    bytes[16..].copy_from_slice(&endpoint.port().to_be_bytes());
+    bytes
 }
 
 fn write_pair(body: &mut [u8], pair: &Pair) {
@@ -248,6 +331,19 @@ mod tests {
                 })
             }),
             any::<u32>().prop_map(Signal::LabelUnknown),
+            any::<bool>().prop_map(|is_open| Signal::Presence { is_open }),
+            (0_usize..4, any::<(u32, u128)>(), 1_u16..).prop_map(|(n, (v4, v6), port)| {
+                let v4 = std::net::Ipv4Addr::from_bits(v4).into();
+                // One that stands for IPv4 is read as what it stands for.
+                let v6 = Ipv6Addr::from_bits(v6 | 1 << 127).into();
+                Signal::Acquaintance(Acquaintance {
+                    key: identity(n).node().public_key(),
+                    endpoints: [
+                        Some(SocketAddr::new(v4, port)),
+                        Some(SocketAddr::new(v6, port)),
+                    ],
+                })
+            }),
             any::<[u128; 2]>().prop_map(|pair| Signal::LabelRequest(pair_of(pair))),
             any::<([u128; 2], u32, u16)>().prop_map(|(pair, label, lifetime_s)| Signal::Label {
                 pair: pair_of(pair),
@@ -307,6 +403,12 @@ mod tests {
             label: 0x0a0b_0c0d,
             lifetime_s: 180,
         };
+        let acquaintance = |second| {
+            Signal::Acquaintance(Acquaintance {
+                key: identity(2).node().public_key(),
+                endpoints: [Some("203.0.113.7:51860".parse().unwrap()), second],
+            })
+        };
         let mut seen = 0;
         for (name, packet) in vectors("signals") {
             let read = Signal::parse(&packet, own, peer);
@@ -319,6 +421,14 @@ mod tests {
                 }
                 name if name.starts_with("echo") => Some(echo),
                 name if name.starts_with("label request") => Some(Signal::LabelRequest(pair)),
+                "presence of a node that is open" => Some(Signal::Presence { is_open: true }),
+                "presence of a node that is not" => Some(Signal::Presence { is_open: false }),
+                "acquaintance with the third identity at 203.0.113.7:51860" => {
+                    Some(acquaintance(None))
+                }
+                "acquaintance with the third identity at 203.0.113.7:51860 and [2001:db8::7]:443" => {
+                    Some(acquaintance(Some("[2001:db8::7]:443".parse().unwrap())))
+                }
                 name if name.ends_with("unknown") => Some(Signal::LabelUnknown(0x0a0b_0c0d)),
                 name if name.starts_with("label ") => Some(label),
                 _ => None,
@@ -329,7 +439,7 @@ mod tests {
                 seen += 1;
             }
         }
-        assert_eq!(seen, 6);
+        assert_eq!(seen, 10);
     }
 
     proptest! {

@@ -16,7 +16,7 @@ use tracing::debug;
 use wireguard::PublicKey;
 
 use super::{
-    Node, Task, is_overlay,
+    Node, Seen, Task, is_overlay,
     links::Dial,
     peers::{Entry, Origin},
 };
@@ -47,8 +47,14 @@ const MAX_LAN_LINKS: usize = 32;
 const LEAST_CHOSEN: usize = 3;
 /// Further ones are chosen up to this number while somebody who is known cannot be reached.
 const MOST_CHOSEN: usize = 8;
+/// Nobody counts as out of reach before routing had so long to find a way.
+const ROUTED: Duration = Duration::from_secs(5);
 /// A chosen link may be down for so long before another is chosen in its place: longer than a restart takes.
 const FORGIVE: Duration = Duration::from_secs(30);
+/// Nodes that nobody named and that are remembered over a restart.
+const MAX_REMEMBERED: usize = 64;
+/// Who was not heard of for so long is forgotten.
+const FORGET: Duration = Duration::from_secs(30 * 24 * 3600);
 /// While there is something to wait for, it is looked at so often.
 const REVIEW: Duration = Duration::from_millis(250);
 
@@ -114,6 +120,7 @@ struct Known {
     node: NodeId,
     endpoints: Vec<SocketAddr>,
     source: Source,
+    since: Instant,
     heard: Instant,
     stage: Stage,
     /// The link is ours to keep: the node has chosen it.
@@ -302,6 +309,87 @@ impl Node {
         self.found.local = local;
     }
 
+    /// Calls nodes of the run before that the configuration does not name, if they may have a session: whoever introduced us then may be
+    /// gone.
+    pub(super) fn recall(&mut self, now: Instant) {
+        let recent = self.seen.iter().filter(|(_, seen)| seen.age < FORGET);
+        let mut seen: Vec<(PublicKey, Vec<SocketAddr>, Duration)> = recent
+            .map(|(key, seen)| (*key, seen.endpoints.clone(), seen.age))
+            .collect();
+        seen.sort_by_key(|(.., age)| *age);
+        for (key, endpoints, _) in seen.into_iter().take(MAX_REMEMBERED) {
+            let Ok(node) = NodeId::from_public_key(&key) else {
+                continue;
+            };
+            let is_dialled = self
+                .peers
+                .get(&key)
+                .is_some_and(|entry| entry.origin == Origin::Peer);
+            if !is_dialled && self.is_welcome(&key) {
+                let source = Source::Remembered;
+                self.handle_found(
+                    Found {
+                        node,
+                        endpoints,
+                        source,
+                    },
+                    now,
+                );
+            }
+        }
+    }
+
+    /// Whom nobody named, and who is worth to be remembered over a restart: who was heard straight, the latest first, at most 64, and
+    /// at most a quarter of them in one region.
+    pub(super) fn worth_remembering(&self, now: Instant) -> Vec<(PublicKey, Seen)> {
+        let is_named = |key: &PublicKey| {
+            self.peers
+                .get(key)
+                .is_some_and(|entry| entry.origin != Origin::Stranger)
+        };
+        let mut good = BTreeMap::new();
+        for (key, seen) in &self.seen {
+            let age = seen.age + now.saturating_duration_since(self.started);
+            if age < FORGET && !seen.endpoints.is_empty() && !is_named(key) {
+                good.insert(
+                    *key,
+                    Seen {
+                        age,
+                        ..seen.clone()
+                    },
+                );
+            }
+        }
+        for (key, entry) in &self.peers {
+            let Some(session) = self.device.session(key) else {
+                continue;
+            };
+            let straight = session.endpoint().and_then(|endpoint| endpoint.remote());
+            if entry.origin == Origin::Stranger
+                && let Some(heard) = session.counters().last_received
+                && let Some(endpoint) = straight
+            {
+                let age = now.saturating_duration_since(heard);
+                let endpoints = vec![endpoint];
+                good.insert(*key, Seen { endpoints, age });
+            }
+        }
+        let mut good: Vec<_> = good.into_iter().collect();
+        // Neighbours first: they are who keeps us connected.
+        good.sort_by_key(|(key, seen)| (!self.has_link(key), seen.age));
+        let mut regions: BTreeMap<(u8, u32), usize> = BTreeMap::new();
+        good.retain(|(_, seen)| {
+            let first = seen.endpoints.first().map(|endpoint| region(endpoint.ip()));
+            let count = first.map(|region| regions.entry(region).or_default());
+            count.is_some_and(|count| {
+                *count += 1;
+                *count <= MAX_REMEMBERED / 4
+            })
+        });
+        good.truncate(MAX_REMEMBERED);
+        good
+    }
+
     /// Whether the node wants to be found on the LAN: by everybody if it is open, else by peers that it could not call itself. What it
     /// says there tells strangers that it is there.
     pub fn voice(&self) -> Voice {
@@ -346,6 +434,7 @@ impl Node {
             node,
             endpoints: Vec::new(),
             source,
+            since: now,
             heard: now,
             stage: Stage::Idle,
             chosen: false,
@@ -610,7 +699,9 @@ impl Node {
                 && !self.has_any_link(key)
                 && self.is_welcome(key)
                 && !(only_unreached
-                    && (self.is_open_with(key) || self.is_routed(known.node.address())))
+                    && (known.since + ROUTED > now
+                        || self.is_open_with(key)
+                        || self.is_routed(known.node.address())))
         };
         self.found
             .known
@@ -636,7 +727,10 @@ impl Node {
                 // It is looked whether it has answered, so that it is not called again.
                 Stage::Called(_) => Some(now + REVIEW),
                 Stage::Idle if known.chosen => Some(now + FORGIVE / 4),
-                Stage::Idle => known.pause.filter(|pause| *pause > now),
+                Stage::Idle => {
+                    let looked_for = Some(known.since + ROUTED);
+                    known.pause.max(looked_for).filter(|due| *due > now)
+                }
             }
         });
         steps.chain(waits.then_some(now + REVIEW)).min()

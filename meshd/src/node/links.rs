@@ -553,6 +553,7 @@ impl Node {
             (NeighbourState::Down, _) => {
                 self.disown_labels(id, now);
                 self.try_link(id, now);
+                self.greet_neighbour(id, now);
             }
             (_, NeighbourState::Down) => {
                 self.agenda.set(Task::Stranded(peer), Some(now + STRANDED));

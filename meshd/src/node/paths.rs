@@ -465,6 +465,15 @@ impl Node {
                 Some(Signal::LabelRequest(_) | Signal::Label { .. } | Signal::LabelUnknown(_)),
                 Endpoint::Overlay(_),
             ) => self.discards.discard(Reason::SignalAstray, 1),
+            (Some(Signal::Presence { is_open }), Endpoint::Underlay(_)) => {
+                self.on_presence(&peer, is_open, now);
+            }
+            (Some(Signal::Acquaintance(acquaintance)), Endpoint::Underlay(_)) => {
+                self.on_acquaintance(peer, &acquaintance, now);
+            }
+            (Some(Signal::Presence { .. } | Signal::Acquaintance(_)), Endpoint::Overlay(_)) => {
+                self.discards.discard(Reason::SignalAstray, 1);
+            }
             (Some(Signal::Echo(echo)), Endpoint::Underlay(from)) => {
                 self.on_direct_echo(peer, from, &echo, received, now);
             }

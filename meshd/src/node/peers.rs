@@ -41,6 +41,8 @@ pub(super) struct Entry {
     pub(super) dials: Vec<Dial>,
     /// Where else it may be, as it was found. If a link is wanted there, one more of `dials`, the last, has these addresses.
     pub(super) found: Vec<SocketAddr>,
+    /// It has said that everybody may hear of it.
+    pub(super) says_open: bool,
     /// Which way its packets take.
     pub(super) path: Path,
     /// Whether the way through other nodes carries them, since it was first taken.
@@ -118,6 +120,7 @@ impl Entry {
             allowed: vec![node.prefix()],
             dials: dials(&endpoints),
             found: Vec::new(),
+            says_open: false,
             path: Path::None,
             liveness: None,
             stats: Arc::default(),
@@ -149,6 +152,7 @@ impl Entry {
             allowed,
             dials: dials(&endpoints),
             found: Vec::new(),
+            says_open: false,
             path: Path::None,
             liveness: None,
             stats: Arc::default(),
@@ -319,6 +323,7 @@ impl Node {
     ) -> Result<(), AddPeerError> {
         if let Some(old) = self.peers.get(&key) {
             entry.found.clone_from(&old.found);
+            entry.says_open = old.says_open;
         }
         let peer = entry.peer(key, self.seen.get(&key));
         match self.peers.get(&key) {
@@ -416,6 +421,7 @@ impl Node {
         self.close_links_of(key, now);
         self.device.remove_peer(key);
         self.held.take(key);
+        self.acquaintances.forget(key);
         self.peers.remove(key);
         for task in [Task::Dial(*key), Task::Stranded(*key), Task::Path(*key)] {
             self.agenda.set(task, None);

@@ -296,7 +296,7 @@ impl Node {
         devices
     }
 
-    /// Where and when everybody with a name was last heard of, to be remembered over a restart.
+    /// Where and when everybody with a name was last heard of, and those without that are worth it, to be remembered over a restart.
     pub fn seen(&self, now: Instant) -> BTreeMap<PublicKey, Seen> {
         let named = self
             .peers
@@ -323,6 +323,7 @@ impl Node {
         };
         named
             .filter_map(|(key, _)| Some((*key, seen(key)?)))
+            .chain(self.worth_remembering(now))
             .collect()
     }
 

@@ -6,6 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
+    forward::Topic,
     identity::overlay,
     node::{Found, LocalNetwork, Source},
 };
@@ -148,6 +149,136 @@ fn no_address_is_taken_that_leads_into_a_tunnel_or_to_a_bystander() {
             "{text} {source:?}"
         );
     }
+}
+
+/// Time passes for all, and what they send arrives, with what it holds for the nodes themselves.
+fn pass(hosts: &mut [&mut Host], from: Instant, seconds: u64) -> Instant {
+    for step in 0..seconds * 4 {
+        let now = from + Duration::from_millis(250) * step as u32;
+        for host in &mut *hosts {
+            host.node.handle_timeout(now);
+            host.drain(now);
+        }
+        for _ in 0..20 {
+            let out = settle(hosts, now);
+            if out.is_empty() {
+                break;
+            }
+            for (to, _, packet) in out {
+                hand_over(hosts, to, &packet, now);
+            }
+        }
+    }
+    from + Duration::from_secs(seconds)
+}
+
+/// What the outside thread does with a packet that is for the node.
+fn hand_over(hosts: &mut [&mut Host], to: SocketAddr, packet: &[u8], now: Instant) {
+    let header = packet::Ipv6Header::parse(packet).unwrap();
+    let sender = (1..10).find(|n| identity(*n).node().link_local() == header.source);
+    let (Some(n), Some(host)) = (sender, hosts.iter_mut().find(|host| host.address == to)) else {
+        return;
+    };
+    let topic = match u16::from_be_bytes([packet[42], packet[43]]) {
+        crate::signal::PORT => Topic::Session,
+        _ => Topic::Routing,
+    };
+    let from = Endpoint::Underlay(Underlay {
+        remote: place(n),
+        local: None,
+        socket: 0,
+    });
+    host.node
+        .handle_packet(key(n), from, topic, packet, now, now);
+    host.drain(now);
+}
+
+#[test]
+fn nodes_that_know_one_member_hear_of_each_other_and_remember() {
+    let start = Instant::now();
+    let knows_first = format!("{OPEN}{}", peer(1, "192.0.2.1:51860"));
+    let mut member = Host::new(1, OPEN, start);
+    let mut others = [2, 3, 4].map(|n| Host::new(n, &knows_first, start));
+    let [a, b, c] = &mut others;
+    let now = pass(&mut [&mut member, a, b, c], start, 10);
+    for n in [2, 3] {
+        assert!(
+            c.session(address(n)).is_established(),
+            "no session with {n}"
+        );
+        let links = c.node.links(now);
+        assert!(
+            links.iter().any(|link| link.endpoint == Some(place(n))),
+            "{links:?}"
+        );
+    }
+    // The member is gone and they begin anew, with what they remember.
+    let seen = [&mut *a, b, c].map(|host| host.node.seen(now));
+    assert_eq!(seen[2][&key(2)].endpoints, [place(2)]);
+    let [of_a, of_b, of_c] = seen;
+    let mut again =
+        [(2, of_a), (3, of_b), (4, of_c)].map(|(n, seen)| Host::seen(n, &knows_first, seen, now));
+    let [a, b, c] = &mut again;
+    let now = pass(&mut [a, b, c], now, 10);
+    for n in [2, 3] {
+        assert!(
+            c.session(address(n)).is_established(),
+            "no session with {n}"
+        );
+    }
+    assert!(!c.session(address(1)).is_established());
+    assert_eq!(c.node.links(now).len(), 2);
+}
+
+#[test]
+fn nobody_is_told_of_a_node_that_is_not_open_and_that_nobody_named() {
+    let start = Instant::now();
+    // The member is open; of the two that know it, one is not.
+    let mut member = Host::new(1, OPEN, start);
+    let mut shy = Host::new(2, &peer(1, "192.0.2.1:51860"), start);
+    let mut open = Host::new(3, &format!("{OPEN}{}", peer(1, "192.0.2.1:51860")), start);
+    pass(&mut [&mut member, &mut shy, &mut open], start, 130);
+    assert!(open.session(address(1)).is_established());
+    assert!(shy.session(address(1)).is_established());
+    assert!(open.node.find(&address(2).to_string()).is_err());
+    // And who is not open does nothing about the one that it is told of.
+    assert!(shy.node.find(&address(3).to_string()).is_err());
+    assert!(shy.discards.count(Reason::FoundStranger) > 0);
+}
+
+#[test]
+fn a_neighbour_that_talks_too_much_is_not_heard() {
+    let now = Instant::now();
+    let knows_first = format!("{OPEN}{}", peer(1, "192.0.2.1:51860"));
+    let mut member = Host::new(1, OPEN, now);
+    let mut liar = Host::new(2, &knows_first, now);
+    let now = pass(&mut [&mut member, &mut liar], now, 3);
+    let before = member.node.peers.len();
+    let (own, theirs) = (
+        identity(2).node().link_local(),
+        identity(1).node().link_local(),
+    );
+    for port in 0..1000_u16 {
+        let acquaintance = crate::signal::Acquaintance {
+            key: key(3 + usize::from(port) % 90),
+            endpoints: [
+                Some(SocketAddr::from(([198, 51, 100, 1], 2000 + port))),
+                None,
+            ],
+        };
+        let packet = crate::signal::Signal::Acquaintance(acquaintance).packet(own, theirs, 0);
+        let from = Endpoint::unproven(place(2));
+        member
+            .node
+            .handle_packet(key(2), from, Topic::Session, &packet, now, now);
+    }
+    assert!(member.discards.count(Reason::PeerTalksTooMuch) > 940);
+    // A few are called, since links are wanted, and no more.
+    assert!(
+        member.node.peers.len() <= before + 8,
+        "{}",
+        member.node.peers.len()
+    );
 }
 
 proptest! {
