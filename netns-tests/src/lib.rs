@@ -28,6 +28,7 @@ pub mod abuse;
 pub mod abuse_admin;
 pub mod babel;
 mod babeld;
+pub mod beacon;
 mod bird;
 pub mod canary;
 pub mod daemon;
