@@ -4,8 +4,8 @@
 pub mod admin;
 pub mod agenda;
 pub mod alerts;
-pub mod bell;
 pub mod beacon;
+pub mod bell;
 mod checksum;
 pub mod cli;
 pub mod clock_watch;
