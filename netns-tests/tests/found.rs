@@ -144,7 +144,7 @@ fn an_interface_that_comes_later_is_used() {
     let nodes = [0, 1].map(|n: usize| hosts[n].meshd(open(&lab.identity())));
     let link = lab.link(&hosts[0], &hosts[1]);
     let start = Instant::now();
-    // The kernel first makes sure for two seconds that nobody else has the address.
+    // Where the kernel makes sure first that nobody else has the address, that is two seconds of it.
     nodes[0].wait_for_answer(nodes[1].address(), secs(10));
     println!("found later: link to first ping {:?}", start.elapsed());
     // It goes and comes again.

@@ -11,13 +11,13 @@ use std::{
 };
 
 use ipnetwork::IpNetwork;
-use routing::NeighbourState;
+use routing::{LinkId, NeighbourState};
 use tracing::debug;
 use wireguard::PublicKey;
 
 use super::{
     Node, Seen, Task, is_overlay,
-    links::Dial,
+    links::{Dial, Link},
     peers::{Entry, Origin},
 };
 use crate::{
@@ -213,11 +213,22 @@ impl FoundNodes {
 
     /// Whether an address is in a network that one of our interfaces is in, without a router between.
     fn is_on_link(&self, endpoint: &SocketAddr) -> bool {
+        self.interface_of(endpoint).is_some()
+    }
+
+    /// The interface that leads to an address without a router between.
+    pub(super) fn interface_of(&self, endpoint: &SocketAddr) -> Option<u32> {
+        if let SocketAddr::V6(v6) = endpoint
+            && v6.scope_id() != 0
+        {
+            return Some(v6.scope_id());
+        }
         // A whole Internet on one interface is a tunnel.
         let is_link = |network: &IpNetwork| network.prefix() >= 8;
-        self.local
-            .iter()
-            .any(|own| is_link(&own.network) && own.network.contains(endpoint.ip()))
+        let mut local = self.local.iter();
+        local
+            .find(|own| is_link(&own.network) && own.network.contains(endpoint.ip()))
+            .map(|own| own.interface)
     }
 
     /// Makes room for one more of that kind; the one heard of longest ago goes, but none that we have to do with.
@@ -625,6 +636,10 @@ impl Node {
         self.tell_endpoints(key, now);
         debug!(peer = %self.label(key), "Calling a node that was found");
         self.device.initiate(key, now);
+        if is_named {
+            // It may be that it was being called where it is not.
+            self.device.handle_new_way(key, now);
+        }
         true
     }
 
@@ -709,6 +724,50 @@ impl Node {
             .filter(is_candidate)
             .min_by_key(rank)
             .map(|(key, _)| *key)
+    }
+
+    /// The link of a peer that makes another one to `to` needless, dialled as its endpoint `at`: it goes by the same interface, and one
+    /// of the two was found. Two that are configured stay two.
+    pub(super) fn twin(&self, peer: &PublicKey, at: usize, to: &SocketAddr) -> Option<LinkId> {
+        let found = self.peers.get(peer)?.endpoints.len();
+        let interface = self.found.interface_of(to)?;
+        // Who calls from a link-local address has found us.
+        let was_found = |link: &Link| match link.dialled {
+            Some(dialled) => dialled == found,
+            None => reach(&link.endpoint.remote) == Reach::Link,
+        };
+        let mut links = self.links.of(peer);
+        let twin = links.find(|(_, link)| {
+            self.found.interface_of(&link.endpoint.remote) == Some(interface)
+                && (at == found || was_found(link))
+        });
+        twin.map(|(id, _)| id)
+    }
+
+    /// Whether there is no need to dial where a peer was found: there is a link by that interface, or one that the configuration asks
+    /// for may come yet.
+    pub(super) fn needs_no_found_link(&self, peer: &PublicKey) -> bool {
+        let Some(entry) = self.peers.get(peer) else {
+            return true;
+        };
+        let configured = entry.endpoints.len();
+        let Some(dial) = entry.dials.get(configured) else {
+            return true;
+        };
+        let interface = |address: &SocketAddr| self.found.interface_of(address);
+        let there: Vec<u32> = dial.addresses.iter().filter_map(interface).collect();
+        let is_there = |address: &SocketAddr| {
+            interface(address).is_some_and(|interface| there.contains(&interface))
+        };
+        let is_linked = self.links.of(peer).any(|(_, link)| {
+            link.state != NeighbourState::Down
+                && link.dialled != Some(configured)
+                && is_there(&link.endpoint.remote)
+        });
+        is_linked
+            || entry.dials[..configured]
+                .iter()
+                .any(|dial| dial.may_answer() && dial.addresses.iter().any(is_there))
     }
 
     fn has_link(&self, key: &PublicKey) -> bool {

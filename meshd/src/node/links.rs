@@ -43,6 +43,8 @@ pub(super) const STRANDED: Duration = Duration::from_millis(500);
 const REDIAL: Duration = Duration::from_secs(1);
 /// See [`REDIAL`]. A mesh that was parted is whole again soon after it can be.
 const MAX_REDIAL: Duration = Duration::from_secs(4);
+/// After so many probes without an answer, other ways to the same place are tried.
+const FEW_REDIALS: u32 = 3;
 /// So many probes are sent at that pace, for some minutes; then the endpoint is taken for one that is not there.
 const MANY_REDIALS: u32 = 64;
 /// And probed so often.
@@ -189,6 +191,11 @@ pub(super) struct Dial {
 }
 
 impl Dial {
+    /// It has not been silent for long, if it was probed at all.
+    pub(super) fn may_answer(&self) -> bool {
+        self.failures < FEW_REDIALS
+    }
+
     /// Nothing was tried yet.
     pub(super) fn new(addresses: Vec<SocketAddr>) -> Self {
         Self {
@@ -251,6 +258,11 @@ impl Node {
             .of(peer)
             .filter_map(|(_, link)| link.dialled)
             .collect();
+        let found = self.peers.get(peer).and_then(|entry| {
+            self.needs_no_found_link(peer)
+                .then_some(entry.endpoints.len())
+        });
+        let linked: Vec<usize> = linked.into_iter().chain(found).collect();
         let Some(entry) = self.peers.get_mut(peer).filter(|_| is_open) else {
             return;
         };
@@ -309,11 +321,16 @@ impl Node {
             .links
             .of(peer)
             .find(|(_, link)| link.endpoint.is_same_way(&from))
-            .map(|(id, _)| id);
+            .map(|(id, _)| id)
+            .or_else(|| self.twin(peer, at, &from.remote));
         match same.and_then(|id| self.links.get_mut(id)) {
             // The peer called us that way before, or two endpoints lead to the same place.
             Some(link) => {
-                link.dialled.get_or_insert(at);
+                match &mut link.dialled {
+                    // What the configuration asks for comes before what was found.
+                    Some(dialled) => *dialled = at.min(*dialled),
+                    None => link.dialled = Some(at),
+                }
                 self.count_links(now);
             }
             None => {
@@ -434,7 +451,11 @@ impl Node {
         self.forget_labels(id);
         self.note_paths(&link.peer, now);
         self.stale = true;
-        if link.dialled.is_some() {
+        let was_found = self
+            .peers
+            .get(&link.peer)
+            .is_some_and(|entry| entry.dials.len() > entry.endpoints.len());
+        if link.dialled.is_some() || was_found {
             self.agenda.set(Task::Dial(link.peer), Some(now));
         }
     }

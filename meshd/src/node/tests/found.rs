@@ -231,6 +231,44 @@ fn nodes_that_know_one_member_hear_of_each_other_and_remember() {
 }
 
 #[test]
+fn one_link_by_each_interface_is_enough() {
+    let start = Instant::now();
+    let mut a = Host::new(1, &peer(2, "192.0.2.2:51860"), start);
+    let mut b = Host::new(2, &peer(1, "192.0.2.1:51860"), start);
+    a.node.handle_local(vec![lan()]);
+    let now = pass(&mut [&mut a, &mut b], start, 3);
+    assert_eq!(a.node.links(now).len(), 1);
+    let (same, other) = ("[fe80::2%3]:51860", "[fe80::2%4]:51860");
+    let probed = |a: &mut Host, at: &str, now| {
+        let at = at.parse().unwrap();
+        a.node.handle_found(found(2, at, Source::Lan), now);
+        let mut probed = false;
+        for step in 0..40 {
+            let now = now + Duration::from_millis(250) * step;
+            a.node.handle_timeout(now);
+            a.drain(now);
+            probed |= a.sent.drain(..).any(|(to, _)| to == at);
+        }
+        probed
+    };
+    assert!(!probed(&mut a, same, now), "by the interface of the link");
+    let now = now + Duration::from_secs(1);
+    let mut b = Host::new(3, &peer(1, "192.0.2.1:51860"), start);
+    let mut a = Host::new(1, &peer(3, "192.0.2.3:51860"), start);
+    a.node.handle_local(vec![lan()]);
+    pass(&mut [&mut a, &mut b], start, 3);
+    let at = other.parse().unwrap();
+    a.node.handle_found(found(3, at, Source::Lan), now);
+    a.drain(now);
+    a.node.handle_timeout(now);
+    a.drain(now);
+    assert!(
+        a.sent.iter().any(|(to, _)| *to == at),
+        "by another interface"
+    );
+}
+
+#[test]
 fn nobody_is_told_of_a_node_that_is_not_open_and_that_nobody_named() {
     let start = Instant::now();
     // The member is open; of the two that know it, one is not.
