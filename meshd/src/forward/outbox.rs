@@ -185,6 +185,7 @@ impl Outbox {
             let mut messages = [Outgoing {
                 to: first.endpoint.remote,
                 source: None,
+                hop_limit: None,
                 segment: 0,
                 data: &[],
             }; MESSAGES];
@@ -194,6 +195,7 @@ impl Outbox {
                     *message = Outgoing {
                         to: run.endpoint.remote,
                         source: run.endpoint.local,
+                        hop_limit: None,
                         segment: run.segment,
                         data,
                     };

@@ -95,6 +95,7 @@ fn a_segmented_datagram_is_read_in_one_piece_and_split() {
         let message = Outgoing {
             to: (SERVER, PORT).into(),
             source: None,
+            hop_limit: None,
             segment: 1200,
             data: &data,
         };
@@ -215,6 +216,7 @@ fn a_udp_batch_arrives_in_one_piece() {
             let message = Outgoing {
                 to: (SERVER, PORT).into(),
                 source: Some(CLIENT.into()),
+                hop_limit: None,
                 segment: 1300,
                 data,
             };

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::io::clock::from_timespec;
 
-/// Room for the control messages of one datagram: a packet-info, a segment size and a time, with their headers, aligned.
+/// Room for the control messages of one datagram: a packet-info, a segment size and a time or a hop limit, with their headers, aligned.
 #[derive(Debug, Clone, Copy)]
 #[repr(C, align(8))]
 pub(super) struct Control(pub(super) [u8; CONTROL]);
@@ -75,10 +75,35 @@ pub(in crate::io) fn decode(storage: &libc::sockaddr_storage) -> Option<SocketAd
     }
 }
 
-/// Writes the control messages for a datagram: source address, segment size. Returns their length in bytes.
+/// How many routers a datagram passes at most, in the terms of its address family.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct HopLimit {
+    level: libc::c_int,
+    kind: libc::c_int,
+    value: libc::c_int,
+}
+
+impl HopLimit {
+    /// For a datagram to there.
+    pub(super) fn new(to: SocketAddr, limit: u8) -> Self {
+        let (level, kind) = if to.is_ipv4() {
+            (libc::IPPROTO_IP, libc::IP_TTL)
+        } else {
+            (libc::IPPROTO_IPV6, libc::IPV6_HOPLIMIT)
+        };
+        Self {
+            level,
+            kind,
+            value: limit.into(),
+        }
+    }
+}
+
+/// Writes the control messages for a datagram: source address, hop limit, segment size. Returns their length in bytes.
 pub(super) fn write_control(
     control: &mut Control,
     source: Option<IpAddr>,
+    hop_limit: Option<HopLimit>,
     segment: Option<u16>,
 ) -> usize {
     let mut used = 0;
@@ -104,6 +129,9 @@ pub(super) fn write_control(
             used += append(control, used, libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, info);
         }
         None => {}
+    }
+    if let Some(HopLimit { level, kind, value }) = hop_limit {
+        used += append(control, used, level, kind, value);
     }
     if let Some(segment) = segment {
         used += append(control, used, libc::SOL_UDP, libc::UDP_SEGMENT, segment);

@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd};
 use std::time::Duration;
 
-use super::address::{Control, encode, write_control};
+use super::address::{Control, HopLimit, encode, write_control};
 use super::receive::is_echo_of_a_send;
 use super::{PAYLOAD, SEGMENTS, UdpSocket};
 use crate::io::check;
@@ -30,6 +30,8 @@ pub struct Outgoing<'data> {
     pub to: SocketAddr,
     /// The local address to send from; `None` lets the kernel choose.
     pub source: Option<IpAddr>,
+    /// The hop limit (TTL) of each; `None`: the kernel's usual one.
+    pub hop_limit: Option<u8>,
     /// Bytes in each datagram; 0, or anything not below the length of `data`, means one datagram.
     pub segment: usize,
     /// The datagrams end to end, all `segment` bytes long but the last, which may be shorter. Any number of them.
@@ -168,7 +170,14 @@ impl SendBatch {
             self.names[slot] = name;
             let source = message.source.filter(|_| !at.without_source);
             let size = (segmented && length > segment).then_some(segment as u16);
-            let control_length = write_control(&mut self.controls[slot], source, size);
+            let control_length = write_control(
+                &mut self.controls[slot],
+                source,
+                message
+                    .hop_limit
+                    .map(|limit| HopLimit::new(message.to, limit)),
+                size,
+            );
             let data = &message.data[at.offset..end];
             self.vectors[slot] = libc::iovec {
                 iov_base: data.as_ptr().cast_mut().cast(),
@@ -379,6 +388,7 @@ mod tests {
         Outgoing {
             to: "192.0.2.1:1".parse().unwrap(),
             source: "192.0.2.9".parse().ok(),
+            hop_limit: None,
             segment: 100,
             data,
         }

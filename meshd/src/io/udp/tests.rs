@@ -2,6 +2,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
 use std::time::Duration;
 
+use super::address::Control;
 use super::*;
 use crate::io::clock::Clock;
 use crate::io::poll::Poll;
@@ -53,6 +54,7 @@ fn a_batch_of_64_segments_is_received_whole() {
         let message = Outgoing {
             to: b.local_addr(),
             source: None,
+            hop_limit: None,
             segment: 1000,
             data: &data,
         };
@@ -73,6 +75,7 @@ fn more_than_one_message_holds_is_sent_in_several() {
         let message = Outgoing {
             to: b.local_addr(),
             source: None,
+            hop_limit: None,
             segment: 1400,
             data: &data,
         };
@@ -102,6 +105,7 @@ fn one_call_sends_to_several_peers() {
             .map(|(peer, segment)| Outgoing {
                 to: peer.local_addr(),
                 source: None,
+                hop_limit: None,
                 segment,
                 data: &data,
             })
@@ -130,6 +134,7 @@ fn an_empty_datagram_arrives_as_one() {
             &[Outgoing {
                 to: b.local_addr(),
                 source: None,
+                hop_limit: None,
                 segment: 0,
                 data: &[],
             }],
@@ -154,6 +159,7 @@ fn the_source_and_the_destination_address_are_the_packets_own() {
             &[Outgoing {
                 to,
                 source: Some(source),
+                hop_limit: None,
                 segment: 100,
                 data: &data
             }]
@@ -174,6 +180,7 @@ fn a_source_that_is_not_ours_is_given_up_and_reported() {
         let good = Outgoing {
             to: b.local_addr(),
             source: localhost.parse().ok(),
+            hop_limit: None,
             segment: 100,
             data: &data,
         };
@@ -197,6 +204,7 @@ fn one_message_that_cannot_be_sent_does_not_stop_the_others() {
     let good = Outgoing {
         to: b.local_addr(),
         source: None,
+        hop_limit: None,
         segment: 0,
         data: &data[..10],
     };
@@ -244,6 +252,7 @@ fn a_closed_port_costs_no_later_datagram() {
         let good = Outgoing {
             to: b.local_addr(),
             source: None,
+            hop_limit: None,
             segment: 0,
             data: b"x",
         };
@@ -275,6 +284,7 @@ fn segments_longer_than_the_way_is_wide_arrive_as_fragments() {
             let message = Outgoing {
                 to: b.local_addr(),
                 source: None,
+                hop_limit: None,
                 segment: 1400,
                 data: &data,
             };
@@ -317,6 +327,7 @@ fn without_privileges_a_socket_works_and_says_that_it_is_not_marked() {
         let message = Outgoing {
             to: b.local_addr(),
             source: None,
+            hop_limit: None,
             segment: 10,
             data: &[7; 100],
         };
@@ -344,4 +355,80 @@ fn both_families_may_have_the_same_port() {
 fn batches_may_move_to_another_thread() {
     fn is_send<T: Send>(_: T) {}
     is_send((RecvBatch::new(1), SendBatch::new()));
+}
+
+/// The hop limits of the next `count` datagrams.
+fn hop_limits(socket: &UdpSocket, count: usize) -> Vec<libc::c_int> {
+    let clock = Clock::new();
+    let deadline = clock.now() + Duration::from_secs(10);
+    let mut limits = Vec::new();
+    while limits.len() < count {
+        assert!(clock.now() < deadline, "only {limits:?} came");
+        Poll::new(&[socket.as_fd()])
+            .wait(Some(deadline), &clock)
+            .unwrap();
+        let (mut data, mut control) = ([0_u8; 16], Control::EMPTY);
+        let mut vector = libc::iovec {
+            iov_base: data.as_mut_ptr().cast(),
+            iov_len: data.len(),
+        };
+        // SAFETY: msghdr is plain data for which all zeroes is a value.
+        let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
+        header.msg_iov = &raw mut vector;
+        header.msg_iovlen = 1;
+        header.msg_control = (&raw mut control).cast();
+        header.msg_controllen = size_of::<Control>() as _;
+        // SAFETY: the header points to a vector and a control buffer that live through the loop's turn.
+        let received = unsafe { libc::recvmsg(socket.fd.as_raw_fd(), &raw mut header, 0) };
+        assert_eq!(received, 1);
+        // SAFETY: the kernel has filled the header in, and its control buffer is still there.
+        let mut message = unsafe { libc::CMSG_FIRSTHDR(&raw const header) };
+        while !message.is_null() {
+            // SAFETY: CMSG_FIRSTHDR and CMSG_NXTHDR give null or a whole header, and these two kinds carry an int.
+            unsafe {
+                if matches!(
+                    ((*message).cmsg_level, (*message).cmsg_type),
+                    (libc::IPPROTO_IP, libc::IP_TTL) | (libc::IPPROTO_IPV6, libc::IPV6_HOPLIMIT)
+                ) {
+                    limits.push(
+                        libc::CMSG_DATA(message)
+                            .cast::<libc::c_int>()
+                            .read_unaligned(),
+                    );
+                }
+                message = libc::CMSG_NXTHDR(&raw const header, message);
+            }
+        }
+    }
+    limits
+}
+
+#[test]
+fn a_hop_limit_is_that_of_one_datagram_and_of_no_other() {
+    for localhost in LOCALHOSTS {
+        let (a, b) = (bind(localhost), bind(localhost));
+        let (level, option) = if b.local_addr().is_ipv4() {
+            (libc::IPPROTO_IP, libc::IP_RECVTTL)
+        } else {
+            (libc::IPPROTO_IPV6, libc::IPV6_RECVHOPLIMIT)
+        };
+        set(&b.fd, level, option, 1).unwrap();
+        let usual = Outgoing {
+            to: b.local_addr(),
+            source: localhost.parse().ok(),
+            hop_limit: None,
+            segment: 0,
+            data: b"x",
+        };
+        let short = Outgoing {
+            hop_limit: Some(3),
+            ..usual
+        };
+        let mut batch = SendBatch::new();
+        assert_eq!(
+            a.send(&mut batch, &[usual, short, usual]),
+            [Outcome::Sent; 3]
+        );
+        assert_eq!(hop_limits(&b, 3), [64, 3, 64]);
+    }
 }
