@@ -46,6 +46,12 @@ pub fn overlay() -> Ipv6Network {
     )
 }
 
+/// Whether an address lies in the overlay block.
+#[must_use]
+pub fn is_overlay(address: Ipv6Addr) -> bool {
+    overlay().contains(address)
+}
+
 /// The prefix that a WireGuard public key owns; an error if no node may have that key.
 pub fn prefix_of(key: &PublicKey) -> Result<Ipv6Network, AddressError> {
     NodeId::from_public_key(key).map(|node| node.prefix())

@@ -34,6 +34,7 @@ pub mod node;
 pub mod notify;
 pub mod packet;
 pub mod port_mapping;
+pub mod path;
 pub mod pulse;
 pub mod recent;
 pub mod redact;
