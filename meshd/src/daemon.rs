@@ -224,7 +224,7 @@ async fn live(launch: Launch) -> Result<(), RunError> {
         clock,
         relay_limit: Arc::new(RelayLimit::new(clock.now())),
         outlet: Outlet {
-            sockets: Arc::new(Sockets::new(sockets)),
+            sockets: Arc::new(Sockets::new(sockets).map_err(RunError::Start)?),
             discards: Arc::clone(&discards),
             notices: notices_in,
         },

@@ -87,6 +87,18 @@ reasons! {
     UnknownLabel => "unknown-label",
     /// From outside: one that comes from another place than the label was given to.
     LabelForeign => "label-foreign",
+    /// From outside: a probe under a token that nobody was given, or that is too old.
+    UnknownToken => "unknown-token",
+    /// From outside: a probe that a path agent does not understand, or did not ask for.
+    ProbeRefused => "probe-refused",
+    /// From outside: more probes than the node loop takes.
+    ProbeQueueFull => "probe-queue-full",
+    /// From outside: a probe that came through another node, and so proves nothing.
+    ProbeRelayed => "probe-relayed",
+    /// A message of a path agent that is not understood, or one too many.
+    OfferRefused => "offer-refused",
+    /// An offer of a path agent for a node that there is no session with, and nobody to carry it.
+    NotIntroduced => "not-introduced",
     /// From outside: data that does not authenticate.
     NotAuthentic => "not-authentic",
     /// From outside: a counter seen before, too old for the replay window, or out of bounds.

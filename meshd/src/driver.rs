@@ -37,6 +37,7 @@
 use std::{
     collections::HashMap,
     fmt, io,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::Arc,
     thread::{self, JoinHandle},
     time::{Duration, Instant},
@@ -48,7 +49,7 @@ use tokio::{
     sync::{mpsc, oneshot, watch},
     time::{sleep, timeout},
 };
-use tracing::{debug, error};
+use tracing::{debug, error, warn};
 use wireguard::{Gate, PublicKey};
 
 use crate::{
@@ -56,7 +57,7 @@ use crate::{
     bell::{self, Bell},
     config::{HostPort, MAX_QUEUES, Settings},
     discard::Reason,
-    forward::{Inside, Notice, Outbox, Outside, Shared},
+    forward::{Doors, Inside, Notice, Outbox, Outside, Probed, Shared},
     handshake::{HandshakeThread, Incoming, Stranger},
     io::wake::Wake,
     node::{Fresh, Node, Output, Pong, derive},
@@ -70,6 +71,8 @@ pub const NOTICES: usize = 1024;
 const HANDSHAKES: usize = 256;
 /// Strangers that ask for a session: 5 ms of work for the node loop.
 const STRANGERS: usize = 64;
+/// Probes of path agents: a few milliseconds of work, and as many as a burst of birthday probing can bring.
+const PROBES: usize = 256;
 /// Proofs and records to verify: 20 ms of work.
 const JOBS: usize = 256;
 /// Commands of the control thread.
@@ -92,6 +95,8 @@ const LISTEN: Duration = Duration::from_millis(5);
 /// Most notices, and most strangers, taken before timers are looked at again.
 const NOTICES_A_TURN: usize = 256;
 const STRANGERS_A_TURN: usize = 16;
+/// And most probes.
+const PROBES_A_TURN: usize = 64;
 
 /// Something to do on the node loop.
 type Call = Box<dyn FnOnce(&mut NodeLoop, Instant) + Send>;
@@ -104,6 +109,7 @@ pub struct NodeLoop {
     bell: Bell,
     notices: Receiver<Notice>,
     strangers: Receiver<Stranger>,
+    probes: Receiver<Probed>,
     handshakes: Sender<Incoming>,
     calls: Receiver<Call>,
     requests: mpsc::Sender<Request>,
@@ -276,6 +282,7 @@ pub fn start(
 ) -> io::Result<Threads> {
     let key = fresh.identity.node().public_key();
     let node = Node::new(settings, fresh, first.clock.now());
+    let extra = Shard::new(first.clone(), &key)?;
     let first = Shard::new(first, &key)?;
     let others: io::Result<Vec<Shard>> = others
         .into_iter()
@@ -290,6 +297,7 @@ pub fn start(
         jobs,
         outcomes,
         handle,
+        doors,
     } = Parts::new(node, first, others?, notices, requests);
     let stop = Arc::new(Wake::new()?);
     // The first snapshot is there before the first datagram: who calls meanwhile is no stranger.
@@ -309,6 +317,8 @@ pub fn start(
         handshake_thread.run();
         Ok(())
     })?;
+    let extra = extra.outside(&doors);
+    drop(doors);
     let (mut packets, mut pulses) = (Vec::new(), Vec::new());
     let shards = std::iter::once((outside, inside)).chain(shards);
     type Run = Box<dyn FnOnce(&Wake, &Pulse) -> io::Result<()> + Send>;
@@ -322,6 +332,10 @@ pub fn start(
         carry(names[0], Box::new(|stop, pulse| outside.run(stop, pulse)))?;
         carry(names[1], Box::new(|stop, pulse| inside.run(stop, pulse)))?;
     }
+    carry(
+        "extra",
+        Box::new(|stop, pulse| extra.run_extra(stop, pulse)),
+    )?;
     Ok(Threads {
         node: handle,
         stop,
@@ -343,6 +357,8 @@ pub(crate) struct Parts {
     pub(crate) jobs: Receiver<(u64, Job)>,
     pub(crate) outcomes: bell::Sender<(u64, Outcome)>,
     pub(crate) handle: NodeHandle,
+    /// Where packet threads hand over what strangers send.
+    pub(crate) doors: Doors,
 }
 
 impl Parts {
@@ -358,6 +374,7 @@ impl Parts {
         let (handshakes_in, handshakes) = bounded(HANDSHAKES);
         let bell = shared.outlet.notices.bell().clone();
         let (strangers_in, strangers) = bell.queue(STRANGERS);
+        let (probes_in, probes) = bell.queue(PROBES);
         let (calls_in, calls) = bell.queue(CALLS);
         let (jobs_in, jobs) = bounded(JOBS);
         let (outcomes_in, outcomes) = bell.queue(JOBS);
@@ -376,6 +393,7 @@ impl Parts {
             bell,
             notices,
             strangers,
+            probes,
             handshakes: handshakes_in.clone(),
             calls,
             requests,
@@ -385,7 +403,11 @@ impl Parts {
             traced: HashMap::new(),
             changed,
         };
-        let (outside, inside) = first.threads(&handshakes_in);
+        let doors = Doors {
+            handshakes: handshakes_in,
+            probes: probes_in,
+        };
+        let (outside, inside) = first.threads(&doors);
         Self {
             node_loop,
             handshake_thread,
@@ -393,8 +415,9 @@ impl Parts {
             inside,
             shards: others
                 .into_iter()
-                .map(|shard| shard.threads(&handshakes_in))
+                .map(|shard| shard.threads(&doors))
                 .collect(),
+            doors,
             jobs,
             outcomes: outcomes_in,
             handle: NodeHandle {
@@ -428,15 +451,13 @@ impl Shard {
         })
     }
 
-    fn threads(self, handshakes: &Sender<Incoming>) -> (Outside, Inside) {
-        let [outside_seed, inside_seed] = self.seeds;
-        let outside = Outside::new(
-            self.shared.clone(),
-            handshakes.clone(),
-            self.gate,
-            outside_seed,
-        );
-        (outside, Inside::new(self.shared, inside_seed))
+    fn threads(self, doors: &Doors) -> (Outside, Inside) {
+        let inside = Inside::new(self.shared.clone(), self.seeds[1]);
+        (self.outside(doors), inside)
+    }
+
+    fn outside(self, doors: &Doors) -> Outside {
+        Outside::new(self.shared, doors.clone(), self.gate, self.seeds[0])
     }
 }
 
@@ -583,6 +604,14 @@ impl NodeLoop {
                 Err(TryRecvError::Disconnected) => return Turn::Over,
             }
         }
+        for _ in 0..PROBES_A_TURN {
+            let Ok(Probed { from, datagram }) = self.probes.try_recv() else {
+                break;
+            };
+            turn = Turn::Busy;
+            let now = self.shared.clock.now();
+            self.node.handle_probe(from, &datagram, now);
+        }
         for _ in 0..STRANGERS_A_TURN {
             let Ok(stranger) = self.strangers.try_recv() else {
                 break;
@@ -626,6 +655,22 @@ impl NodeLoop {
             match output {
                 Output::Transmit { to, datagram } => {
                     outbox.transmit(to, &datagram, &self.shared.outlet.discards);
+                }
+                Output::Probe {
+                    to,
+                    hop_limit,
+                    datagram,
+                } => outbox.probe(to, hop_limit, &datagram, &self.shared.outlet.discards),
+                Output::OpenSockets { count } => self.open_sockets(count),
+                Output::CloseSockets(indices) => {
+                    self.shared.outlet.sockets.extra().close(&indices);
+                }
+                // Nobody carries it.
+                Output::Introduce { .. } => {
+                    self.shared
+                        .outlet
+                        .discards
+                        .discard(Reason::NotIntroduced, 1);
                 }
                 Output::Deliver(packet) => self.shared.deliver(&packet),
                 Output::Publish(fib) => {
@@ -677,6 +722,36 @@ impl NodeLoop {
         if has_changed {
             self.changed.send_replace(());
         }
+    }
+
+    /// Opens sockets for mappings in a NAT, which are an affair of IPv4.
+    fn open_sockets(&mut self, count: u16) {
+        let sockets = &self.shared.outlet.sockets;
+        let any = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 0);
+        let first = sockets.addresses().find(SocketAddr::is_ipv4);
+        let opened = sockets
+            .extra()
+            .open(first.unwrap_or(any), usize::from(count));
+        let indices = opened.unwrap_or_else(|error| {
+            warn!(%error, "No extra sockets");
+            Vec::new()
+        });
+        self.node.handle_sockets(indices, self.shared.clock.now());
+    }
+
+    /// The addresses of this machine in the underlay are these.
+    pub fn handle_hosts(&mut self, hosts: &[IpAddr], now: Instant) {
+        let sockets: Vec<SocketAddr> = self.shared.outlet.sockets.addresses().collect();
+        let by = |ip: &IpAddr| {
+            let takes = |socket: &&SocketAddr| {
+                let is_any = socket.ip().is_unspecified() && socket.is_ipv4() == ip.is_ipv4();
+                is_any || socket.ip() == *ip
+            };
+            let socket = sockets.iter().find(takes)?;
+            Some(SocketAddr::new(*ip, socket.port()))
+        };
+        self.node
+            .handle_hosts(hosts.iter().filter_map(by).collect(), now);
     }
 
     /// Sleeps until there is an input or a deadline; the next turn looks at both. A closed channel counts as an input.

@@ -8,7 +8,7 @@
 //! per batch and never waits. The only lock a packet thread takes is that of one session, for one batch, never two at once.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fmt,
     net::{Ipv6Addr, SocketAddr},
     num::NonZeroU32,
@@ -23,7 +23,10 @@ use ipnetwork::Ipv6Network;
 use routing::LinkId;
 use wireguard::{Indices, PublicKey, Session, Underlay};
 
-use crate::{config::Admission, icmp::EchoToken, identity::overlay, labels::Pair, relayed};
+use crate::{
+    config::Admission, icmp::EchoToken, identity::overlay, labels::Pair, path::probe::TokenId,
+    relayed,
+};
 
 /// Where packets go, as an immutable snapshot.
 pub struct Fib {
@@ -37,6 +40,8 @@ pub struct Fib {
     admission: Admission,
     relay_mbit: Option<NonZeroU32>,
     by_label: HashMap<u32, Arc<Labelled>>,
+    /// Under these tokens of ours probes are read.
+    tokens: HashSet<TokenId>,
     /// The labels under which neighbours take our own datagrams for a node.
     own_labels: HashMap<Ipv6Addr, (Arc<NextHop>, u32)>,
 }
@@ -279,6 +284,7 @@ impl Fib {
             admission: Admission::Listed,
             relay_mbit: None,
             by_label: HashMap::new(),
+            tokens: HashSet::new(),
             own_labels: HashMap::new(),
         };
         for carrier in carriers {
@@ -319,6 +325,19 @@ impl Fib {
             own_labels: own.into_iter().collect(),
             ..self
         }
+    }
+
+    /// The same, where these tokens were given away for probes.
+    pub fn probing(self, tokens: impl IntoIterator<Item = TokenId>) -> Self {
+        Self {
+            tokens: tokens.into_iter().collect(),
+            ..self
+        }
+    }
+
+    /// Whether this token was given to somebody.
+    pub fn has_given(&self, token: &TokenId) -> bool {
+        self.tokens.contains(token)
     }
 
     /// What is done with datagrams under this label.

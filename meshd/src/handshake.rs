@@ -376,7 +376,7 @@ mod tests {
             drop(outside);
             let discards = Arc::new(Discards::default());
             let local: SocketAddr = LOCALHOST.parse().unwrap();
-            let sockets = Sockets::new(vec![UdpSocket::bind(local, 0).unwrap()]);
+            let sockets = Sockets::new(vec![UdpSocket::bind(local, 0).unwrap()]).unwrap();
             let thread = HandshakeThread {
                 reader: self.ours.reader().clone(),
                 fib: Arc::new(ArcSwap::from_pointee(fib.admitting(self.admission))),

@@ -85,6 +85,8 @@ pub enum Narrow {
 #[derive(Debug)]
 pub struct Liveness {
     rng: fastrand::Rng,
+    /// How long data may stay unanswered at least.
+    least_patience: Duration,
     /// The longest packet that the way can be expected to carry.
     ceiling: usize,
     mtu: usize,
@@ -148,8 +150,14 @@ impl Liveness {
     /// Of a way that can be expected to carry packets of up to `ceiling` bytes, and that nothing is known of. `seed` gives the numbers
     /// of probes.
     pub fn new(ceiling: usize, seed: u64) -> Self {
+        Self::impatient(ceiling, seed, PATIENCE)
+    }
+
+    /// The same, where data may stay unanswered for that long only: there is another way to take.
+    pub fn impatient(ceiling: usize, seed: u64, patience: Duration) -> Self {
         Self {
             rng: fastrand::Rng::with_seed(seed),
+            least_patience: patience,
             ceiling,
             mtu: ceiling,
             is_narrow: false,
@@ -188,7 +196,33 @@ impl Liveness {
 
     /// How long data may stay unanswered before [`Self::handle_use`] should hear of it.
     pub fn patience(&self) -> Duration {
-        self.rtt.map_or(PATIENCE, |rtt| PATIENCE.max(rtt * 4))
+        let least = self.least_patience;
+        self.rtt.map_or(least, |rtt| least.max(rtt * 4))
+    }
+
+    /// Whether a question should have been answered by now: the next one is being asked.
+    pub fn is_doubted(&self) -> bool {
+        let is_late = |round: &Round| !round.is_answered && round.tries > 1;
+        self.round.as_ref().is_some_and(is_late)
+    }
+
+    /// Asks whether the way still carries packets, if nothing is being asked.
+    pub fn handle_check(&mut self, now: Instant) {
+        if self.round.is_none() && self.search.is_none() {
+            self.begin(now);
+        }
+    }
+
+    /// There is reason to think that the way does not carry packets any more: it is asked, and in doubt until it answers.
+    pub fn handle_doubt(&mut self, now: Instant) {
+        self.search = None;
+        let round = Round {
+            tries: 1,
+            next: now,
+            is_answered: false,
+            is_sized: self.is_stale(now).then_some(false),
+        };
+        self.ask_round(round, now);
     }
 
     /// Packets take another way from here on: what was learned of the last one is void, and the new one is tried at once.

@@ -26,6 +26,7 @@ pub(crate) async fn watch(control: &Control, overlay: &Interface, moved: &Notify
     };
     let touched = Notify::new();
     let tell = async {
+        tell_hosts(control).await;
         while let Some(change) = changes.next().await {
             debug!(?change, "Network changed");
             if change.overlay {
@@ -36,6 +37,7 @@ pub(crate) async fn watch(control: &Control, overlay: &Interface, moved: &Notify
             }
             control.network_changed.notify_one();
             moved.notify_one();
+            tell_hosts(control).await;
             let told = control
                 .node
                 .call(|node_loop, now| node_loop.handle_network_change(now))
@@ -50,6 +52,24 @@ pub(crate) async fn watch(control: &Control, overlay: &Interface, moved: &Notify
         () = mend(control, overlay, &touched) => {}
     }
     RunError::Ended("netlink has closed".to_owned())
+}
+
+/// Tells the node which addresses others may reach it by, for its path agent to offer.
+async fn tell_hosts(control: &Control) {
+    let hosts = match control.netlink.local_addresses().await {
+        Ok(hosts) => hosts,
+        Err(error) => {
+            warn!(error = chain(&error), "Own addresses are not known");
+            return;
+        }
+    };
+    let told = control
+        .node
+        .call(move |node_loop, now| node_loop.handle_hosts(&hosts, now))
+        .await;
+    if told.is_err() {
+        debug!("Node loop is too busy to hear of addresses");
+    }
 }
 
 async fn mend(control: &Control, overlay: &Interface, touched: &Notify) {

@@ -11,11 +11,13 @@ mod labels;
 mod links;
 mod paths;
 mod peers;
+mod reach;
 mod report;
 mod routes;
 #[cfg(test)]
 mod tests;
 mod trace;
+mod ways;
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -41,6 +43,7 @@ use self::{
     history::History,
     links::Links,
     peers::{Entry, Names, Reachable, Rtt},
+    reach::Reach,
     trace::Traces,
 };
 pub use self::{
@@ -58,8 +61,9 @@ use crate::{
     forward::Topic,
     held::Held,
     icmp::{self, EchoToken, ErrorLimit, Unreachable},
-    identity::{Identity, overlay},
+    identity::{Identity, NodeId, overlay},
     labels::Labels,
+    path::Demand,
     port_mapping::Mapped,
     state::StockDevice,
 };
@@ -93,6 +97,7 @@ pub struct Node {
     found: FoundNodes,
     acquaintances: Acquaintances,
     labels: Labels,
+    reach: Reach,
     /// The node has just begun, and does not have all links yet that it is going to have.
     awaits_links: bool,
     /// FIB 2, as the router has it; none: unreachable.
@@ -143,6 +148,10 @@ enum Task {
     Found,
     /// Neighbours are told of other nodes.
     Acquaint,
+    /// Neighbours are asked what they see.
+    Reflect,
+    /// The probes of straight ways to a peer, and their end.
+    Ways(PublicKey),
 }
 
 /// What the node wants done, in this order.
@@ -154,6 +163,30 @@ pub enum Output {
         to: Underlay,
         /// The datagram.
         datagram: Vec<u8>,
+    },
+    /// Send a probe of the path agent.
+    Probe {
+        /// Where to.
+        to: Underlay,
+        /// With this hop limit, if not the usual one.
+        hop_limit: Option<u8>,
+        /// The probe.
+        datagram: Vec<u8>,
+    },
+    /// Open so many more sockets, each on a port of its own, and answer with [`Node::handle_sockets`].
+    OpenSockets {
+        /// How many.
+        count: u16,
+    },
+    /// Close the sockets with these indices.
+    CloseSockets(Vec<u8>),
+    /// Carry a message of the path agent to a node that there is no session with, so that it cannot be forged; there it goes to
+    /// [`Node::handle_introduction`].
+    Introduce {
+        /// For whom.
+        to: NodeId,
+        /// What.
+        message: Vec<u8>,
     },
     /// Write a packet to the TUN device.
     Deliver(Vec<u8>),
@@ -275,6 +308,7 @@ impl Node {
     }
 
     fn with(settings: &Settings, device: Device, fresh: Fresh, now: Instant) -> Self {
+        let reach = Reach::new(&fresh);
         let Fresh {
             identity,
             added,
@@ -301,6 +335,7 @@ impl Node {
             found: FoundNodes::new(now),
             acquaintances: Acquaintances::default(),
             labels: Labels::default(),
+            reach,
             awaits_links: true,
             routes: BTreeMap::new(),
             epoch: 0,
@@ -376,6 +411,9 @@ impl Node {
             Some(false) => {
                 self.held_or_counted(peer, packet);
                 self.device.initiate(&peer, now);
+                if !self.is_routed(self.address_of(&peer)) {
+                    self.want_way(&peer, Demand::Traffic, now);
+                }
                 self.drain(now);
             }
         }
@@ -451,16 +489,23 @@ impl Node {
     /// When, and why, [`Self::handle_timeout`] wants to be called next.
     pub fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
         let own = self.agenda.next().map(|due| (due, "links and paths"));
-        [self.device.poll_timeout(), self.router.poll_timeout(), own]
-            .into_iter()
-            .flatten()
-            .min_by_key(|deadline| deadline.0)
+        let reach = self.reach.poll_timeout().map(|due| (due, "path agent"));
+        [
+            self.device.poll_timeout(),
+            self.router.poll_timeout(),
+            own,
+            reach,
+        ]
+        .into_iter()
+        .flatten()
+        .min_by_key(|deadline| deadline.0)
     }
 
     /// Does what is due.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.device.handle_timeout(now);
         self.router.handle_timeout(now);
+        self.reach_timeout(now);
         while let Some(task) = self.agenda.take(now) {
             self.on_task(task, now);
         }
@@ -491,6 +536,8 @@ impl Node {
             Task::Labels => self.tend_labels(now),
             Task::Found => self.review_found(now),
             Task::Acquaint => self.tend_acquaintances(now),
+            Task::Reflect => self.ask_reflexions(false, now),
+            Task::Ways(peer) => self.tend_ways(&peer, now),
             Task::Trace(number) => self.finish_trace(number),
         }
     }
@@ -541,6 +588,7 @@ impl Node {
         for peer in self.peers.keys().copied().collect::<Vec<_>>() {
             self.dial(&peer, now);
         }
+        self.on_reach_network_change(now);
         self.drain(now);
     }
 
@@ -601,7 +649,7 @@ impl Node {
                 self.send(transmit.endpoint, transmit.payload, now);
             } else if let Some(transmit) = self.router.poll_transmit() {
                 self.send_babel(transmit, now);
-            } else {
+            } else if !self.drain_reach(now) {
                 return;
             }
         }
@@ -616,6 +664,7 @@ impl Node {
             Event::Closed { peer } => {
                 debug!(peer = %self.label(&peer), "Session closed");
                 self.close_links_of(&peer, now);
+                self.on_reach_closed(&peer, now);
                 self.agenda.set(Task::Path(peer), None);
                 self.note_session(&peer, false, now);
                 self.outputs.push_back(Output::Changed);
@@ -628,6 +677,9 @@ impl Node {
                 debug!(peer = %self.label(&peer), %endpoint, "Peer roamed");
                 if let Endpoint::Underlay(to) = endpoint {
                     self.move_link(&peer, from, to, now);
+                    if let Some(Endpoint::Underlay(from)) = &from {
+                        self.move_way(&peer, from, to, now);
+                    }
                 }
                 self.choose_path(&peer, now);
             }
@@ -663,6 +715,7 @@ impl Node {
         self.dial(&peer, now);
         self.choose_path(&peer, now);
         self.try_path(&peer, now);
+        self.on_reach_opened(&peer, now);
         self.note_path(&peer, now);
         self.send_traces(&peer, now);
         self.release(peer, now);

@@ -28,6 +28,9 @@ const LABEL: u8 = 4;
 const LABEL_UNKNOWN: u8 = 5;
 const PRESENCE: u8 = 16;
 const ACQUAINTANCE: u8 = 17;
+const REFLECT: u8 = 6;
+const REFLECTED: u8 = 7;
+const OFFER: u8 = 8;
 const PROBE_BODY: usize = 8;
 const ECHO_BODY: usize = 24;
 const LABEL_REQUEST_BODY: usize = 32;
@@ -38,12 +41,18 @@ const KEY: usize = 32;
 /// An address as one of IPv6, and a port.
 const ENDPOINT: usize = 18;
 const ACQUAINTANCE_BODY: usize = KEY + Acquaintance::ENDPOINTS * ENDPOINT;
+const REFLECT_BODY: usize = 4;
+const REFLECTED_BODY: usize = 24;
+/// Before the bytes of an offer: their number, and two bytes that are zero.
+const OFFER_HEAD: usize = 4;
+/// The longest offer, in bytes.
+pub const MAX_OFFER: usize = 512;
 
 /// A packet of this length carries a probe or an echo: a multiple of 16, as every sealed packet is.
 pub const LEAST: usize = (HEADER + UDP_HEADER + HEAD + ECHO_BODY).next_multiple_of(16);
 
 /// One signal.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Signal {
     /// Asks for an [`Signal::Echo`] on the way that it came.
     Probe(Probe),
@@ -69,6 +78,17 @@ pub enum Signal {
     },
     /// Tells a neighbour of another node.
     Acquaintance(Acquaintance),
+    /// Asks which address of ours this came from, with a number that names the question.
+    Reflect(u32),
+    /// Answers a [`Signal::Reflect`].
+    Reflected {
+        /// From the question.
+        id: u32,
+        /// Where the question came from.
+        address: SocketAddr,
+    },
+    /// What the path agents of two nodes tell each other (`path/`), at most [`MAX_OFFER`] bytes.
+    Offer(Vec<u8>),
 }
 
 /// A node that the sender has a session with.
@@ -191,6 +211,25 @@ impl Signal {
                     endpoints,
                 }))
             }
+            [VERSION, REFLECT, ..] => {
+                let body: &[u8; REFLECT_BODY] = body.first_chunk()?;
+                Some(Self::Reflect(u32::from_be_bytes(*body)))
+            }
+            [VERSION, REFLECTED, ..] => {
+                let body: &[u8; REFLECTED_BODY] = body.first_chunk()?;
+                let octets: [u8; 16] = body[8..24].try_into().expect("sixteen bytes of 24");
+                let port = u16::from_be_bytes([body[4], body[5]]);
+                Some(Self::Reflected {
+                    id: u32::from_be_bytes([body[0], body[1], body[2], body[3]]),
+                    address: SocketAddr::new(Ipv6Addr::from(octets).to_canonical(), port),
+                })
+            }
+            [VERSION, OFFER, ..] => {
+                let (head, rest) = body.split_first_chunk::<OFFER_HEAD>()?;
+                let length = usize::from(u16::from_be_bytes([head[0], head[1]]));
+                let offer = rest.get(..length).filter(|_| length <= MAX_OFFER)?;
+                Some(Self::Offer(offer.to_vec()))
+            }
             _ => None,
         }
     }
@@ -198,7 +237,15 @@ impl Signal {
     /// The shortest packet that carries it.
     fn least(&self) -> usize {
         match self {
-            Self::Probe(_) | Self::Echo(_) | Self::LabelUnknown(_) | Self::Presence { .. } => LEAST,
+            Self::Probe(_)
+            | Self::Echo(_)
+            | Self::LabelUnknown(_)
+            | Self::Reflect(_)
+            | Self::Reflected { .. }
+            | Self::Presence { .. } => LEAST,
+            Self::Offer(offer) => (HEADER + UDP_HEADER + HEAD + OFFER_HEAD + offer.len())
+                .next_multiple_of(16)
+                .max(LEAST),
             Self::LabelRequest(_) | Self::Label { .. } => {
                 (HEADER + UDP_HEADER + HEAD + LABEL_BODY).next_multiple_of(16)
             }
@@ -261,6 +308,25 @@ impl Signal {
                 for (told, endpoint) in told.iter_mut().zip(endpoints.iter().flatten()) {
                     *told = write_endpoint(endpoint);
                 }
+            }
+            Self::Reflect(id) => {
+                head[1] = REFLECT;
+                body[..4].copy_from_slice(&id.to_be_bytes());
+            }
+            Self::Reflected { id, address } => {
+                head[1] = REFLECTED;
+                body[..4].copy_from_slice(&id.to_be_bytes());
+                body[4..6].copy_from_slice(&address.port().to_be_bytes());
+                let ip = match address.ip() {
+                    IpAddr::V4(ip) => ip.to_ipv6_mapped(),
+                    IpAddr::V6(ip) => ip,
+                };
+                body[8..24].copy_from_slice(&ip.octets());
+            }
+            Self::Offer(offer) => {
+                head[1] = OFFER;
+                body[..2].copy_from_slice(&(offer.len() as u16).to_be_bytes());
+                body[OFFER_HEAD..OFFER_HEAD + offer.len()].copy_from_slice(offer);
             }
         }
         packet::udp(own, peer, payload)
@@ -344,6 +410,14 @@ mod tests {
                     ],
                 })
             }),
+            any::<u32>().prop_map(Signal::Reflect),
+            (any::<u32>(), any::<(IpAddr, u16)>()).prop_map(|(id, (ip, port))| {
+                Signal::Reflected {
+                    id,
+                    address: SocketAddr::new(ip.to_canonical(), port),
+                }
+            }),
+            proptest::collection::vec(any::<u8>(), 0..=MAX_OFFER).prop_map(Signal::Offer),
             any::<[u128; 2]>().prop_map(|pair| Signal::LabelRequest(pair_of(pair))),
             any::<([u128; 2], u32, u16)>().prop_map(|(pair, label, lifetime_s)| Signal::Label {
                 pair: pair_of(pair),
@@ -376,6 +450,22 @@ mod tests {
             assert_eq!(Signal::parse(&other, A, B), None, "byte {at}");
         }
         assert_eq!(Signal::parse(&packet, B, A), None, "other addresses");
+    }
+
+    #[test]
+    fn an_offer_that_is_too_long_or_cut_is_ignored() {
+        let packet = Signal::Offer(vec![7; 100]).packet(A, B, 0);
+        let claims = |length: u16| {
+            let mut packet = packet.clone();
+            packet[52..54].copy_from_slice(&length.to_be_bytes());
+            Signal::parse(&packet, A, B)
+        };
+        assert_eq!(claims(100), Some(Signal::Offer(vec![7; 100])));
+        let padding = packet.len() as u16 - 56;
+        assert!(claims(padding).is_some());
+        assert_eq!(claims(padding + 1), None, "longer than its packet");
+        let long = Signal::Offer(vec![7; MAX_OFFER + 1]).packet(A, B, 0);
+        assert_eq!(Signal::parse(&long, A, B), None, "longer than any");
     }
 
     #[test]
@@ -419,7 +509,7 @@ mod tests {
                     assert_eq!(read, Some(probe(Way::Direct)));
                     continue;
                 }
-                name if name.starts_with("echo") => Some(echo),
+                name if name.starts_with("echo") => Some(echo.clone()),
                 name if name.starts_with("label request") => Some(Signal::LabelRequest(pair)),
                 "presence of a node that is open" => Some(Signal::Presence { is_open: true }),
                 "presence of a node that is not" => Some(Signal::Presence { is_open: false }),
@@ -430,7 +520,13 @@ mod tests {
                     Some(acquaintance(Some("[2001:db8::7]:443".parse().unwrap())))
                 }
                 name if name.ends_with("unknown") => Some(Signal::LabelUnknown(0x0a0b_0c0d)),
-                name if name.starts_with("label ") => Some(label),
+                name if name.starts_with("label ") => Some(label.clone()),
+                name if name.starts_with("reflect ") => Some(Signal::Reflect(0x0102_0304)),
+                name if name.starts_with("reflected") => Some(Signal::Reflected {
+                    id: 0x0102_0304,
+                    address: "192.0.2.7:41002".parse().unwrap(),
+                }),
+                name if name.starts_with("offer") => Some(Signal::Offer(b"hello".to_vec())),
                 _ => None,
             };
             assert_eq!(read, expected, "{name}");
@@ -439,7 +535,7 @@ mod tests {
                 seen += 1;
             }
         }
-        assert_eq!(seen, 10);
+        assert_eq!(seen, 13);
     }
 
     proptest! {

@@ -103,7 +103,7 @@ pub(crate) fn sort(bytes: &[u8]) {
                 assert!(matches!(Message::of(run), Some(Message::Cookie { .. })));
                 None
             }
-            Way::Discard(_) => None,
+            Way::Probe | Way::Discard(_) => None,
         };
         assert!(keypair.is_some() || run.len() <= segment);
         assert!(

@@ -8,6 +8,7 @@ use crate::{
     discard::Reason,
     fib::{Carrier, Fib, Labelled},
     labelled::Head,
+    path,
 };
 
 /// Where datagrams go.
@@ -19,6 +20,8 @@ pub enum Way<'fib> {
     Gate,
     /// A cookie for somebody who is being called.
     Cookie,
+    /// A path agent's, under a token that was given away.
+    Probe,
     /// Where the label leads.
     Labelled(&'fib Arc<Labelled>),
     /// Nowhere.
@@ -56,6 +59,13 @@ impl<'fib> Way<'fib> {
                 None => Self::Discard(Reason::UnknownLabel),
             };
         }
+        if let Ok(token) = path::probe::token_of(datagram) {
+            return if fib.has_given(&token) {
+                Self::Probe
+            } else {
+                Self::Discard(Reason::UnknownToken)
+            };
+        }
         match Message::of(datagram) {
             Some(Message::Data { receiver, .. }) => match fib.receiver(receiver) {
                 Some(carrier) => Self::Session(carrier),
@@ -91,7 +101,7 @@ impl<'data, 'fib> Iterator for Runs<'data, 'fib> {
                 let more = datagrams.take_while(|datagram| Head::of(datagram) == head);
                 length += more.map(<[u8]>::len).sum::<usize>();
             }
-            Way::Gate | Way::Cookie | Way::Discard(_) => {}
+            Way::Gate | Way::Cookie | Way::Probe | Way::Discard(_) => {}
         }
         let run;
         (run, self.rest) = std::mem::take(&mut self.rest).split_at_mut(length);
@@ -117,6 +127,7 @@ mod tests {
     use crate::{
         fib::{LinkStats, Onward, Own, Role},
         labels::Pair,
+        path::probe::TokenId,
         testdata::identity,
     };
 
@@ -181,6 +192,28 @@ mod tests {
         datagram
     }
 
+    /// What looks like a probe under this token.
+    fn probe(token: TokenId) -> Vec<u8> {
+        let mut datagram = vec![0; path::probe::LENGTH];
+        datagram[..4].copy_from_slice(&path::probe::MAGIC);
+        datagram[4..12].copy_from_slice(&token);
+        datagram
+    }
+
+    #[test]
+    fn a_probe_goes_its_way_only_under_a_token_that_was_given_away() {
+        let (fib, _) = fib();
+        let fib = fib.probing([[7; 8]]);
+        assert!(matches!(Way::of(&probe([7; 8]), &fib), Way::Probe));
+        for datagram in [probe([8; 8]), [probe([8; 8]), vec![1; 50]].concat()] {
+            let way = Way::of(&datagram, &fib);
+            assert!(matches!(way, Way::Discard(Reason::UnknownToken)), "{way:?}");
+        }
+        let cut = &probe([7; 8])[..path::probe::LENGTH - 1];
+        let way = Way::of(cut, &fib);
+        assert!(matches!(way, Way::Discard(Reason::NotWireguard)), "{way:?}");
+    }
+
     /// 32 bytes of type 4 for this receiver index.
     fn data(receiver: u32) -> Vec<u8> {
         let mut datagram = vec![0; 32];
@@ -217,7 +250,7 @@ mod tests {
                 }
                 Way::Session(_) => format!("other {}", run.len()),
                 Way::Labelled(_) => format!("labelled {}", run.len()),
-                Way::Gate | Way::Cookie => format!("{way:?}"),
+                Way::Gate | Way::Cookie | Way::Probe => format!("{way:?} {}", run.len()),
                 Way::Discard(reason) => format!("{} {}", reason.name(), run.len()),
             })
             .collect();

@@ -3,25 +3,45 @@
 use std::time::Instant;
 
 use crossbeam_channel::{Sender, TrySendError};
-use wireguard::{Endpoint, Gate, Load, Passage};
+use wireguard::{Endpoint, Gate, Load, Passage, Underlay};
 
-use super::{Egress, Handshake, Shared, demux::Way};
-use crate::{discard::Reason, fib::Fib, handshake::Incoming, relayed};
+use super::{Egress, Handshake, Probed, Shared, demux::Way};
+use crate::{bell, discard::Reason, fib::Fib, handshake::Incoming, relayed};
 
 /// When this part of the queue of handshakes is full, senders have to prove their addresses (kernel module).
 const HEAVY_PART: usize = 8;
 
-/// The gate, and the queue behind it.
+/// The queues that strangers can put something into.
+#[derive(Clone, Debug)]
+pub struct Doors {
+    /// To the handshake thread: what has passed the gate.
+    pub handshakes: Sender<Incoming>,
+    /// To the node loop: probes under tokens that were given away.
+    pub probes: bell::Sender<Probed>,
+}
+
+/// The gate, and the queues behind it.
 #[derive(Debug)]
 pub(super) struct Entrance {
-    handshakes: Sender<Incoming>,
+    doors: Doors,
     gate: Gate,
 }
 
 impl Entrance {
-    /// Only what passes `gate` gets into `handshakes`.
-    pub(super) fn new(handshakes: Sender<Incoming>, gate: Gate) -> Self {
-        Self { handshakes, gate }
+    /// Only what passes `gate` gets into the queue of handshakes.
+    pub(super) fn new(doors: Doors, gate: Gate) -> Self {
+        Self { doors, gate }
+    }
+
+    /// Takes a probe to the node loop.
+    pub(super) fn take_probe(&self, from: Underlay, datagram: &[u8], shared: &Shared) {
+        let probed = Probed {
+            from,
+            datagram: datagram.to_vec(),
+        };
+        if self.doors.probes.try_send(probed).is_err() {
+            shared.discard(Reason::ProbeQueueFull, 1);
+        }
     }
 
     /// Takes a handshake message, which the demultiplexer has sent this way.
@@ -38,7 +58,7 @@ impl Entrance {
         match way {
             Way::Gate => {}
             Way::Cookie => return self.hand_over(from, datagram, shared),
-            Way::Session(_) | Way::Labelled(_) | Way::Discard(_) => {
+            Way::Session(_) | Way::Labelled(_) | Way::Probe | Way::Discard(_) => {
                 return shared.discard(Reason::NotWireguard, 1);
             }
         }
@@ -46,8 +66,8 @@ impl Entrance {
             Endpoint::Underlay(underlay) => underlay.remote,
             Endpoint::Overlay(node) => (node, relayed::PORT).into(),
         };
-        let many = self.handshakes.capacity().unwrap_or(usize::MAX) / HEAVY_PART;
-        let load = if self.handshakes.len() < many {
+        let many = self.doors.handshakes.capacity().unwrap_or(usize::MAX) / HEAVY_PART;
+        let load = if self.doors.handshakes.len() < many {
             Load::Light
         } else {
             Load::Heavy
@@ -69,7 +89,7 @@ impl Entrance {
             return shared.discard(Reason::NotWireguard, 1);
         };
         if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) =
-            self.handshakes.try_send(Incoming::Message(handshake))
+            self.doors.handshakes.try_send(Incoming::Message(handshake))
         {
             shared.discard(Reason::HandshakeQueueFull, 1);
         }

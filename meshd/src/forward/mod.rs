@@ -8,6 +8,7 @@ pub mod delivery;
 pub mod demux;
 mod egress;
 mod entrance;
+mod extra;
 mod inside;
 mod outbox;
 mod outside;
@@ -16,7 +17,7 @@ mod relay_limit;
 mod stage;
 
 use std::{
-    io::IoSlice,
+    io::{self, IoSlice},
     net::SocketAddr,
     sync::{
         Arc,
@@ -30,7 +31,8 @@ use crossbeam_channel::TrySendError;
 use wireguard::{Endpoint, PublicKey, Signals, Underlay, constants::INITIATION_LEN};
 
 pub use self::{
-    egress::Egress, inside::Inside, outbox::Outbox, outside::Outside, relay_limit::RelayLimit,
+    egress::Egress, entrance::Doors, extra::Extra, inside::Inside, outbox::Outbox,
+    outside::Outside, relay_limit::RelayLimit,
 };
 use crate::{
     bell,
@@ -110,6 +112,15 @@ pub enum Topic {
     RelayError,
 }
 
+/// A probe of a path agent, under a token that was given away: dropped before anything of a session.
+#[derive(Debug)]
+pub struct Probed {
+    /// Where it came from, and to which of our addresses and sockets.
+    pub from: Underlay,
+    /// The probe.
+    pub datagram: Vec<u8>,
+}
+
 /// A handshake message, from anybody: dropped first.
 #[derive(Debug)]
 pub struct Handshake {
@@ -141,23 +152,30 @@ impl Handshake {
 #[derive(Debug)]
 pub struct Sockets {
     sockets: Vec<UdpSocket>,
+    /// Those that come and go.
+    extra: Arc<Extra>,
     /// How often the underlay has changed: what was learned about destinations before is void.
     changes: Arc<AtomicU64>,
 }
 
 impl Sockets {
     /// These sockets, in this order.
-    pub fn new(sockets: Vec<UdpSocket>) -> Self {
-        Self {
+    ///
+    /// # Errors
+    /// The system gives no descriptor.
+    pub fn new(sockets: Vec<UdpSocket>) -> io::Result<Self> {
+        Ok(Self {
+            extra: Arc::new(Extra::new(sockets.len())?),
             sockets,
             changes: Arc::default(),
-        }
+        })
     }
 
     /// Another shard's, in the same order: what changes under one changes under all.
     pub fn shard(&self, sockets: Vec<UdpSocket>) -> Self {
         Self {
             sockets,
+            extra: Arc::clone(&self.extra),
             changes: Arc::clone(&self.changes),
         }
     }
@@ -167,10 +185,23 @@ impl Sockets {
         self.changes.fetch_add(1, Relaxed);
     }
 
-    /// The socket to reach an endpoint with: the one it names, or the first of its family.
-    fn of(&self, endpoint: &Underlay) -> Option<&UdpSocket> {
+    /// Those that come and go, for all shards.
+    pub fn extra(&self) -> &Extra {
+        &self.extra
+    }
+
+    /// Where the sockets that stay are bound.
+    pub fn addresses(&self) -> impl Iterator<Item = SocketAddr> {
+        self.sockets.iter().map(UdpSocket::local_addr)
+    }
+
+    /// The socket to reach an endpoint with: the one it names, which may be in `extra`, or the first of its family.
+    fn of<'a>(&'a self, endpoint: &Underlay, extra: &'a extra::Table) -> Option<&'a UdpSocket> {
         let fits = |socket: &&UdpSocket| socket.local_addr().is_ipv4() == endpoint.remote.is_ipv4();
-        let named = self.sockets.get(usize::from(endpoint.socket));
+        let named = self
+            .sockets
+            .get(usize::from(endpoint.socket))
+            .or_else(|| extra.get(endpoint.socket));
         named
             .filter(fits)
             .or_else(|| self.sockets.iter().find(fits))

@@ -44,6 +44,7 @@ struct Run {
     /// Whose datagrams these are; handshakes have no session that could forget a stale source.
     session: Option<Arc<Session>>,
     endpoint: Underlay,
+    hop_limit: Option<u8>,
     bytes: Range<usize>,
     segment: usize,
     count: u64,
@@ -89,7 +90,7 @@ impl Outbox {
         mtu: usize,
     ) -> Result<(), SealError> {
         let length = batch.seal(packet, mtu, &mut self.arena[self.used..])?;
-        self.append(Some(session), endpoint, length);
+        self.append(Some(session), endpoint, None, length);
         Ok(())
     }
 
@@ -109,7 +110,7 @@ impl Outbox {
         let length = batch.seal(packet, mtu, &mut self.arena[start..])?;
         self.arena[self.used..start].copy_from_slice(&head.bytes());
         let length = labelled::HEADER + length;
-        self.append(Some(&next_hop.session), next_hop.endpoint, length);
+        self.append(Some(&next_hop.session), next_hop.endpoint, None, length);
         Ok(())
     }
 
@@ -128,6 +129,7 @@ impl Outbox {
         self.runs.push(Run {
             session: Some(Arc::clone(&next_hop.session)),
             endpoint: next_hop.endpoint,
+            hop_limit: None,
             bytes,
             segment,
             count,
@@ -141,20 +143,43 @@ impl Outbox {
             return;
         };
         room.copy_from_slice(datagram);
-        self.append(None, endpoint, datagram.len());
+        self.append(None, endpoint, None, datagram.len());
     }
 
-    fn append(&mut self, session: Option<&Arc<Session>>, endpoint: Underlay, length: usize) {
+    /// Adds a probe, which may pass so many routers; what does not fit is counted.
+    pub fn probe(
+        &mut self,
+        endpoint: Underlay,
+        hop_limit: Option<u8>,
+        datagram: &[u8],
+        discards: &Discards,
+    ) {
+        let Some(room) = self.arena.get_mut(self.used..self.used + datagram.len()) else {
+            discards.discard(Reason::SendFailed, 1);
+            return;
+        };
+        room.copy_from_slice(datagram);
+        self.append(None, endpoint, hop_limit, datagram.len());
+    }
+
+    fn append(
+        &mut self,
+        session: Option<&Arc<Session>>,
+        endpoint: Underlay,
+        hop_limit: Option<u8>,
+        length: usize,
+    ) {
         let bytes = self.used..self.used + length;
         self.used = bytes.end;
         match self.runs.last_mut() {
-            Some(run) if run.takes(&endpoint, length) => {
+            Some(run) if run.takes(&endpoint, hop_limit, length) => {
                 run.bytes.end = bytes.end;
                 run.count += 1;
             }
             _ => self.runs.push(Run {
                 session: session.map(Arc::clone),
                 endpoint,
+                hop_limit,
                 bytes,
                 segment: length,
                 count: 1,
@@ -169,16 +194,17 @@ impl Outbox {
             self.changes = changes;
             self.batch.forget_destinations();
         }
+        let extra = sockets.extra.table();
         let mut runs = self.runs.as_slice();
         while let Some(first) = runs.first() {
-            let Some(socket) = sockets.of(&first.endpoint) else {
+            let Some(socket) = sockets.of(&first.endpoint, &extra) else {
                 discards.discard(Reason::NoEndpoint, first.count);
                 runs = &runs[1..];
                 continue;
             };
             let same_socket = |run: &&Run| {
                 sockets
-                    .of(&run.endpoint)
+                    .of(&run.endpoint, &extra)
                     .is_some_and(|other| std::ptr::eq(other, socket))
             };
             let (now_sent, later) = runs.split_at(runs.iter().take_while(same_socket).count());
@@ -195,7 +221,7 @@ impl Outbox {
                     *message = Outgoing {
                         to: run.endpoint.remote,
                         source: run.endpoint.local,
-                        hop_limit: None,
+                        hop_limit: run.hop_limit,
                         segment: run.segment,
                         data,
                     };
@@ -222,9 +248,10 @@ impl Outbox {
 const MESSAGES: usize = 32;
 
 impl Run {
-    fn takes(&self, endpoint: &Underlay, length: usize) -> bool {
+    fn takes(&self, endpoint: &Underlay, hop_limit: Option<u8>, length: usize) -> bool {
         let is_full_so_far = (self.bytes.len() as u64) == self.segment as u64 * self.count;
-        self.endpoint == *endpoint && is_full_so_far && length <= self.segment
+        let is_alike = self.endpoint == *endpoint && self.hop_limit == hop_limit;
+        is_alike && is_full_so_far && length <= self.segment
     }
 
     fn forget_source(&self, now: Instant) {

@@ -10,7 +10,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crossbeam_channel::Sender;
 use wireguard::{Endpoint, Gate, Underlay, constants::OVERHEAD};
 
 use super::{
@@ -18,14 +17,13 @@ use super::{
     codel::Codel,
     delivery::{Arrival, Delivery, deliver},
     demux::{Runs, Way, receiver},
-    entrance::Entrance,
+    entrance::{Doors, Entrance},
     stage::{Nested, Stage},
 };
 use crate::{
     discard::Reason,
     fib::{Carrier, Fib, Labelled, NextHop, Onward, Route},
     fragment::Reassembly,
-    handshake::Incoming,
     icmp::{self, ErrorLimit, Unreachable},
     io::{
         offload::Coalescer,
@@ -80,9 +78,9 @@ struct Transit {
 }
 
 impl Outside {
-    /// A carrier that has carried nothing yet. Only handshake messages that pass `gate` get into the queue `handshakes`. `seed` begins
-    /// the names of fragments.
-    pub fn new(shared: Shared, handshakes: Sender<Incoming>, gate: Gate, seed: u32) -> Self {
+    /// A carrier that has carried nothing yet. Only handshake messages that pass `gate` get through the door. `seed` begins the names of
+    /// fragments.
+    pub fn new(shared: Shared, doors: Doors, gate: Gate, seed: u32) -> Self {
         let opener = Opener {
             outer: Stage::new(),
             inner: Stage::new(),
@@ -96,8 +94,8 @@ impl Outside {
             wondered: None,
         };
         Self {
-            entrance: Entrance::new(handshakes, gate),
-            codels: vec![Codel::default(); shared.outlet.sockets.sockets.len()],
+            entrance: Entrance::new(doors, gate),
+            codels: vec![Codel::default(); usize::from(Underlay::ANY_SOCKET)],
             shared,
             opener,
         }
@@ -125,6 +123,41 @@ impl Outside {
             for (position, socket) in sockets.sockets.iter().enumerate() {
                 if poll.is_ready(position + 1) && socket.recv(&mut batch)? > 0 {
                     self.take(batch.messages(), position);
+                }
+            }
+        }
+    }
+
+    /// The same for the sockets that come and go.
+    ///
+    /// # Errors
+    /// Waiting failed, or a socket did.
+    pub fn run_extra(mut self, stop: &Wake, pulse: &Pulse) -> io::Result<()> {
+        let sockets = Arc::clone(&self.shared.outlet.sockets);
+        let mut batch = RecvBatch::new(MESSAGES);
+        loop {
+            let table = sockets.extra.table();
+            let mut descriptors = vec![stop.as_fd(), pulse.as_fd(), sockets.extra.wake().as_fd()];
+            let fixed = descriptors.len();
+            descriptors.extend(table.0.iter().map(|(_, socket)| socket.as_fd()));
+            let mut poll = Poll::new(&descriptors);
+            loop {
+                poll.wait(None, &self.shared.clock)?;
+                if poll.is_ready(0) {
+                    return Ok(());
+                }
+                if poll.is_ready(1) {
+                    pulse.answer()?;
+                }
+                for (position, (index, socket)) in table.0.iter().enumerate() {
+                    if poll.is_ready(position + fixed) && socket.recv(&mut batch)? > 0 {
+                        self.take(batch.messages(), usize::from(*index));
+                    }
+                }
+                // What is in the table from here on is there after this.
+                if poll.is_ready(2) {
+                    sockets.extra.wake().clear()?;
+                    break;
                 }
             }
         }
@@ -178,7 +211,7 @@ impl Outside {
         if data.is_empty() {
             shared.discard(Reason::NotWireguard, 1);
         }
-        let (from, remote) = (Endpoint::Underlay(from), from.remote);
+        let (underlay, from, remote) = (from, Endpoint::Underlay(from), from.remote);
         for (way, run) in Runs::new(data, segment, fib) {
             match way {
                 Way::Session(carrier) => {
@@ -193,6 +226,7 @@ impl Outside {
                 Way::Gate | Way::Cookie => {
                     entrance.take(way, from, run, fib, shared, &mut opener.egress, now);
                 }
+                Way::Probe => entrance.take_probe(underlay, run, shared),
                 Way::Labelled(labelled) => {
                     let count = run.len().div_ceil(segment) as u64;
                     if remote != labelled.from {
@@ -375,6 +409,7 @@ impl Opener {
                     entrance.take(way, from, datagram(first), fib, shared, egress, now);
                 }
                 Way::Labelled(_) => shared.discard(Reason::NestedTwice, count as u64),
+                Way::Probe => shared.discard(Reason::ProbeRelayed, count as u64),
                 Way::Discard(reason) => shared.discard(reason, 1),
             }
         }
@@ -475,6 +510,7 @@ impl Opener {
                     entrance.take(way, from, datagram, fib, shared, egress, now);
                 }
                 Way::Labelled(_) => shared.discard(Reason::NestedTwice, count),
+                Way::Probe => shared.discard(Reason::ProbeRelayed, count),
                 Way::Discard(reason) => shared.discard(reason, count),
             }
         }

@@ -575,6 +575,7 @@ impl Node {
                 self.disown_labels(id, now);
                 self.try_link(id, now);
                 self.greet_neighbour(id, now);
+                self.ask_reflexions(false, now);
             }
             (_, NeighbourState::Down) => {
                 self.agenda.set(Task::Stranded(peer), Some(now + STRANDED));
@@ -587,6 +588,7 @@ impl Node {
     /// that. Where there is another way, that tells.
     pub(super) fn on_stranded(&mut self, peer: &PublicKey, now: Instant) {
         match self.peers.get(peer).map(|entry| entry.path) {
+            Some(Path::Direct) if self.reach.way(peer, false).is_some() => {}
             Some(Path::None | Path::Direct) => self.device.handle_loss(peer, now),
             Some(Path::Link(_) | Path::Relayed(_)) | None => {}
         }
@@ -659,8 +661,9 @@ impl Node {
     }
 
     /// Tells the session which ways lead to its peer, so that being heard there does not move it.
-    fn note_paths(&self, peer: &PublicKey, now: Instant) {
-        let paths: Vec<Underlay> = self.links.of(peer).map(|(_, link)| link.endpoint).collect();
+    pub(super) fn note_paths(&self, peer: &PublicKey, now: Instant) {
+        let links = self.links.of(peer).map(|(_, link)| link.endpoint);
+        let paths: Vec<Underlay> = links.chain(self.reach.endpoints(peer)).collect();
         if let Some(session) = self.device.session(peer) {
             // One way alone may move as it likes.
             let paths = if paths.len() > 1 { paths } else { Vec::new() };

@@ -24,6 +24,7 @@ use crate::{
     fragment::fragments,
     icmp::{RelayError, TIME_EXCEEDED},
     liveness::{self, LEAST_MTU, Liveness, Narrow},
+    path::Demand,
     relayed,
     signal::{Echo, Probe, Signal, Way},
 };
@@ -39,7 +40,7 @@ pub(super) enum Path {
     None,
     /// By this link.
     Link(LinkId),
-    /// Over the underlay, where routing has not been heard.
+    /// Over the underlay, where routing is not heard (`reach.rs`).
     Direct,
     /// Through other nodes, the first of which is at the end of this link.
     Relayed(LinkId),
@@ -72,8 +73,11 @@ impl Node {
             Path::None | Path::Direct | Path::Relayed(_) => None,
         };
         let best = self.links.best(peer, current);
-        let path = match (best, self.router.lookup(entry.address)) {
+        let next = self.router.lookup(entry.address);
+        let straight = self.reach.way(peer, matches!(next, Next::Via { .. }));
+        let path = match (best, next) {
             (Some(link), _) => Path::Link(link),
+            (None, _) if straight.is_some() && is_open => Path::Direct,
             (None, Next::Via { link, .. }) => Path::Relayed(link),
             (None, Next::Own | Next::Unreachable | Next::Unknown) => match session.endpoint() {
                 Some(Endpoint::Underlay(_)) => Path::Direct,
@@ -111,7 +115,12 @@ impl Node {
                 }
                 self.heed_liveness(peer, now);
             }
-            Path::Direct | Path::None => {}
+            Path::Direct => {
+                if let Some(way) = straight {
+                    self.take_straight(peer, way, now);
+                }
+            }
+            Path::None => {}
         }
         if path != before {
             self.on_path(peer, before, path, now);
@@ -141,17 +150,18 @@ impl Node {
 
     fn on_path(&mut self, peer: &PublicKey, before: Path, path: Path, now: Instant) {
         let interval = match path {
-            Path::Link(_) => Some(LINK_PATIENCE),
+            Path::Link(_) | Path::Direct => Some(LINK_PATIENCE),
             Path::Relayed(_) => self
                 .peers
                 .get(peer)
                 .and_then(|entry| entry.liveness.as_ref())
                 .map(Liveness::patience),
-            Path::Direct | Path::None => None,
+            Path::None => None,
         };
         self.device.set_use_interval(peer, interval, now);
         // The way through others has gone as well: the peer may have lost the session before.
-        if before.is_relayed() && matches!(path, Path::None | Path::Direct) {
+        let has_way = self.reach.way(peer, false).is_some();
+        if before.is_relayed() && matches!(path, Path::None | Path::Direct) && !has_way {
             self.agenda.set(Task::Stranded(*peer), Some(now + STRANDED));
         }
         self.refresh_endpoints(peer, now);
@@ -179,7 +189,7 @@ impl Node {
         self.history.push(what, now);
     }
 
-    fn take_way(
+    pub(super) fn take_way(
         &self,
         peer: &PublicKey,
         endpoint: Endpoint,
@@ -250,8 +260,10 @@ impl Node {
                 }
                 self.want_own_label(address, now);
                 self.heed_liveness(peer, now);
+                self.want_way(peer, Demand::Traffic, now);
             }
-            Path::None | Path::Direct => {}
+            Path::Direct => self.on_way_use(peer, sent, waiting, now),
+            Path::None => {}
         }
     }
 
@@ -462,7 +474,13 @@ impl Node {
                 self.on_label_unknown(&peer, from, label, now);
             }
             (
-                Some(Signal::LabelRequest(_) | Signal::Label { .. } | Signal::LabelUnknown(_)),
+                Some(
+                    Signal::LabelRequest(_)
+                    | Signal::Label { .. }
+                    | Signal::LabelUnknown(_)
+                    | Signal::Reflect(_)
+                    | Signal::Reflected { .. },
+                ),
                 Endpoint::Overlay(_),
             ) => self.discards.discard(Reason::SignalAstray, 1),
             (Some(Signal::Presence { is_open }), Endpoint::Underlay(_)) => {
@@ -474,6 +492,13 @@ impl Node {
             (Some(Signal::Presence { .. } | Signal::Acquaintance(_)), Endpoint::Overlay(_)) => {
                 self.discards.discard(Reason::SignalAstray, 1);
             }
+            (Some(Signal::Reflect(id)), Endpoint::Underlay(from)) => {
+                self.on_reflect(&peer, from, id, now);
+            }
+            (Some(Signal::Reflected { id, address }), Endpoint::Underlay(from)) => {
+                self.on_reflected(&peer, from, id, address, now);
+            }
+            (Some(Signal::Offer(offer)), _) => self.on_offer(peer, &offer, now),
             (Some(Signal::Echo(echo)), Endpoint::Underlay(from)) => {
                 self.on_direct_echo(peer, from, &echo, received, now);
             }
@@ -508,6 +533,7 @@ impl Node {
         if self.is_dialled(&peer, echo.id, from, now) {
             return;
         }
+        self.on_way_echo(&peer, echo, received, now);
         let links: Vec<LinkId> = self.links.of(&peer).map(|(id, _)| id).collect();
         for id in links {
             if let Some(link) = self.links.get_mut(id) {

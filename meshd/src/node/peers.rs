@@ -409,8 +409,10 @@ impl Node {
         let is_routed = entry.node.is_some() && self.is_routed(entry.address);
         let relayed = is_routed.then_some(Endpoint::Overlay(entry.address));
         let underlay = entry.underlay(self.seen.get(key));
+        let straight = self.reach.endpoints(key).map(Endpoint::from);
         let endpoints = relayed
             .into_iter()
+            .chain(straight)
             .chain(underlay.into_iter().map(Endpoint::unproven))
             .collect();
         self.device.set_endpoints(key, endpoints, now);
@@ -419,6 +421,7 @@ impl Node {
     /// Forgets a peer and its session.
     pub(super) fn remove(&mut self, key: &PublicKey, now: Instant) {
         self.close_links_of(key, now);
+        self.forget_reach(key, now);
         self.device.remove_peer(key);
         self.held.take(key);
         self.acquaintances.forget(key);

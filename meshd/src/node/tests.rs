@@ -70,7 +70,11 @@ impl Host {
                 Output::Transmit { to, datagram } => self.sent.push((to.remote, datagram)),
                 Output::Deliver(packet) => self.delivered.push(packet),
                 Output::Publish(fib) => self.fib = Some(fib),
-                Output::Changed => {}
+                Output::Changed
+                | Output::OpenSockets { .. }
+                | Output::CloseSockets(_)
+                | Output::Introduce { .. } => {}
+                Output::Probe { to, datagram, .. } => self.sent.push((to.remote, datagram)),
                 Output::Resolve { peer, .. } => self.resolving.push(peer),
                 Output::Verify { id, job } => {
                     let outcome = job.run(derive);

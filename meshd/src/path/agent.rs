@@ -180,6 +180,11 @@ impl Agent {
         self.schedule(peer, now);
     }
 
+    /// The tokens that were given away: probes under others need not be read.
+    pub fn tokens(&self) -> impl Iterator<Item = TokenId> {
+        self.tokens.keys().copied()
+    }
+
     /// Drops everything about a peer.
     pub fn forget(&mut self, peer: PublicKey) {
         if let Some(pair) = self.pairs.remove(&peer) {

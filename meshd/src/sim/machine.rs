@@ -218,7 +218,7 @@ impl Machine {
             clock: self.clock,
             relay_limit: Arc::new(RelayLimit::new(self.clock.now())),
             outlet: Outlet {
-                sockets: Arc::new(Sockets::new(vec![socket])),
+                sockets: Arc::new(Sockets::new(vec![socket])?),
                 discards: Arc::clone(&discards),
                 notices: notices_in,
             },
@@ -235,6 +235,7 @@ impl Machine {
             jobs,
             outcomes,
             handle,
+            doors: _,
         } = Parts::new(
             node,
             Shard {
