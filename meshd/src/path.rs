@@ -12,6 +12,8 @@
 pub mod agent;
 pub mod attempt;
 pub mod candidate;
+pub mod guess;
+mod guessing;
 pub mod limit;
 pub mod nat;
 pub mod offer;

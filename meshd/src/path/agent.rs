@@ -13,6 +13,7 @@ use super::{
     Tried, Why,
     attempt::{self, Action, Attempt, Role},
     candidate::{Candidate, is_plausible},
+    guess::{self, Guess, Guessed},
     limit::Limits,
     nat::{Filtering, Nat},
     offer::{MAX_CANDIDATES, Message, OfferError, Terms},
@@ -40,26 +41,30 @@ const MAX_BACKOFF: Duration = Duration::from_secs(600);
 /// After one that succeeded.
 const PAUSE: Duration = Duration::from_secs(1);
 /// Traffic longer ago is no reason to try anything.
-const FRESH: Duration = Duration::from_secs(10);
+pub(super) const FRESH: Duration = Duration::from_secs(10);
 /// After a change of the network, peers that there was traffic with so lately are looked for at once.
 const ACTIVE: Duration = Duration::from_secs(45);
-/// A token younger than this is told again instead of a new one.
-const REUSED: Duration = Duration::from_secs(20);
+/// Neighbours answer at about the same time: what they see is offered again this long after the first of them says something new.
+const SETTLES: Duration = Duration::from_millis(150);
+/// How often that is done while one peer is being looked for.
+const REPEATED: u8 = 3;
+/// Tokens of one peer that are read.
+const TOKENS: usize = 2;
 /// Reflexive addresses offered.
 const MAX_REFLEXIVE: usize = 3;
 
 /// A token that a peer was given.
 #[derive(Debug)]
-struct Ours {
-    token: Token,
+pub(super) struct Ours {
+    pub(super) token: Token,
     given: Instant,
     window: Window,
 }
 
 /// What a peer has said last.
 #[derive(Debug)]
-struct Theirs {
-    terms: Terms,
+pub(super) struct Theirs {
+    pub(super) terms: Terms,
     /// When its token was received.
     at: Instant,
     /// The number of the next probe.
@@ -74,12 +79,18 @@ struct Offering {
 }
 
 #[derive(Debug, Default)]
-struct Pair {
+pub(super) struct Pair {
     /// The latest last.
-    ours: Vec<Ours>,
-    theirs: Option<Theirs>,
+    pub(super) ours: Vec<Ours>,
+    pub(super) theirs: Option<Theirs>,
     offering: Option<Offering>,
-    attempt: Option<Attempt>,
+    pub(super) attempt: Option<Attempt>,
+    /// When to offer again, since neighbours see something else than what was offered.
+    again: Option<Instant>,
+    /// How often that was done since the last attempt ended.
+    repeated: u8,
+    /// When to begin to guess ports, if nothing has answered by then.
+    pub(super) guesses: Option<Instant>,
     failures: u32,
     /// Nothing new is begun before.
     rests: Option<Instant>,
@@ -92,7 +103,13 @@ impl Pair {
         self.offering.is_some() || self.attempt.as_ref().is_some_and(Attempt::is_running)
     }
 
-    fn had_traffic(&self, within: Duration, now: Instant) -> bool {
+    /// Whether no address has answered yet.
+    fn is_seeking(&self) -> bool {
+        let attempt = self.attempt.as_ref().filter(|one| one.is_running());
+        self.offering.is_some() || attempt.is_some_and(|one| !one.is_proven())
+    }
+
+    pub(super) fn had_traffic(&self, within: Duration, now: Instant) -> bool {
         self.traffic
             .is_some_and(|at| now.saturating_duration_since(at) < within)
     }
@@ -110,7 +127,10 @@ impl Pair {
         let attempt = self.attempt.as_ref().and_then(Attempt::due);
         let retry = self.rests.filter(|_| self.retries(now));
         let expiry = self.ours.first().map(|ours| ours.given + Token::LIFE);
-        [offer, attempt, retry, expiry].into_iter().flatten().min()
+        [offer, attempt, retry, expiry, self.guesses, self.again]
+            .into_iter()
+            .flatten()
+            .min()
     }
 }
 
@@ -118,15 +138,17 @@ impl Pair {
 #[derive(Debug)]
 pub struct Agent {
     own: PublicKey,
-    random: Random,
-    local: Local,
+    pub(super) random: Random,
+    pub(super) local: Local,
     nat: Nat,
-    pairs: BTreeMap<PublicKey, Pair>,
+    pub(super) pairs: BTreeMap<PublicKey, Pair>,
     tokens: BTreeMap<TokenId, PublicKey>,
     limits: Limits,
+    pub(super) guess: Option<Guess>,
+    pub(super) guessed: Guessed,
     agenda: Agenda<PublicKey>,
     transmits: VecDeque<Transmit>,
-    events: VecDeque<Event>,
+    pub(super) events: VecDeque<Event>,
 }
 
 impl Agent {
@@ -140,6 +162,8 @@ impl Agent {
             pairs: BTreeMap::new(),
             tokens: BTreeMap::new(),
             limits: Limits::default(),
+            guess: None,
+            guessed: Guessed::default(),
             agenda: Agenda::default(),
             transmits: VecDeque::new(),
             events: VecDeque::new(),
@@ -153,8 +177,18 @@ impl Agent {
 
     /// A neighbour has said what it sees. Ask at least two, again after a change of the network and every few minutes.
     pub fn handle_reflexion(&mut self, reflexion: Reflexion, now: Instant) {
-        if is_plausible(&reflexion.seen) {
-            self.nat.handle(reflexion, now);
+        if !is_plausible(&reflexion.seen) || !self.nat.handle(reflexion, now) {
+            return;
+        }
+        let mut changed = Vec::new();
+        for (peer, pair) in &mut self.pairs {
+            if pair.is_seeking() && pair.again.is_none() && pair.repeated < REPEATED {
+                pair.again = Some(now + SETTLES);
+                changed.push(*peer);
+            }
+        }
+        for peer in changed {
+            self.schedule(peer, now);
         }
     }
 
@@ -187,6 +221,7 @@ impl Agent {
 
     /// Drops everything about a peer.
     pub fn forget(&mut self, peer: PublicKey) {
+        self.stop_guessing(peer);
         if let Some(pair) = self.pairs.remove(&peer) {
             for ours in &pair.ours {
                 self.tokens.remove(&ours.token.id);
@@ -227,7 +262,7 @@ impl Agent {
             }
             Message::Answer { about, terms } => self.on_answer(peer, about, terms, now),
             Message::Go { about } => self.on_go(peer, about, now),
-            Message::Guess { .. } => Err(OfferError::Unknown),
+            Message::Guess { about } => self.on_guess(peer, about, now),
         };
         self.drive(peer, now);
         result
@@ -236,6 +271,7 @@ impl Agent {
     fn on_offer(&mut self, peer: PublicKey, terms: Terms, now: Instant) {
         let about = terms.token.id;
         let pair = self.pair(peer);
+        let begins = !pair.is_running();
         // Both have begun at once: each has now heard the other's terms, and answers, but neither has to begin anew.
         pair.offering = None;
         let is_known = pair
@@ -244,6 +280,9 @@ impl Agent {
             .is_some_and(|theirs| theirs.terms.token.id == about);
         if !is_known {
             self.probe(peer, terms, attempt::NO_WORD, now);
+        }
+        if begins {
+            self.renew(peer, now);
         }
         let terms = self.terms(peer, now);
         self.say(peer, &Message::Answer { about, terms });
@@ -260,16 +299,16 @@ impl Agent {
         if !pair.ours.iter().any(|ours| ours.token.id == about) {
             return Err(OfferError::Unasked);
         }
-        pair.offering = None;
         let token = terms.token.id;
         let is_known = pair
             .theirs
             .as_ref()
             .is_some_and(|theirs| theirs.terms.token.id == token);
-        if is_known {
-            if let Some(attempt) = &mut pair.attempt {
-                attempt.handle_go(now);
-            }
+        // It may also be known from an attempt before this offer.
+        let since = pair.offering.take().map(|offering| offering.since);
+        let attempt = pair.attempt.as_mut().filter(|_| is_known);
+        if let Some(attempt) = attempt.filter(|one| since.is_none_or(|at| one.begun() >= at)) {
+            attempt.handle_go(now);
         } else {
             self.probe(peer, terms, attempt::OPENING, now);
         }
@@ -388,6 +427,9 @@ impl Agent {
     /// [`Self::set_local`] first. Peers that there is traffic with are looked for at once; neighbours should be asked what they see.
     pub fn handle_network_change(&mut self, now: Instant) {
         self.nat.forget();
+        if let Some(guess) = self.guess {
+            self.stop_guessing(guess.peer);
+        }
         let active: Vec<_> = self
             .pairs
             .iter()
@@ -425,7 +467,14 @@ impl Agent {
         self.events.pop_front()
     }
 
-    fn pair(&mut self, peer: PublicKey) -> &mut Pair {
+    /// How much it remembers: peers, tokens, and what it was about to send and say.
+    #[cfg(test)]
+    pub(super) fn sizes(&self) -> [usize; 4] {
+        let queues = [self.transmits.len(), self.events.len()];
+        [self.pairs.len(), self.tokens.len(), queues[0], queues[1]]
+    }
+
+    pub(super) fn pair(&mut self, peer: PublicKey) -> &mut Pair {
         self.pairs.entry(peer).or_default()
     }
 
@@ -460,6 +509,7 @@ impl Agent {
             since: now,
             sent: 1,
         });
+        self.renew(peer, now);
         let terms = self.terms(peer, now);
         self.say(peer, &Message::Offer(terms));
     }
@@ -471,48 +521,59 @@ impl Agent {
             candidate.kind != Kind::Host && self.nat.is_ours(candidate.address.ip())
         };
         let is_same_site = terms.candidates.iter().any(at_same_site);
-        let checks = attempt::checks_of(&terms, &ours, &self.local, is_same_site, now);
+        let (checks, lockstep) = attempt::checks_of(&terms, &ours, &self.local, is_same_site, now);
         let role = if self.own < peer {
             Role::Chooses
         } else {
             Role::Follows
         };
         // Far below the end of the numbers, so that they do not run out.
-        let number = self.random.word() >> 1;
+        let mut number = self.random.word() >> 1;
+        let theirs = terms.nat.mapping;
         let pair = self.pairs.entry(peer).or_default();
+        if let Some(known) = &pair.theirs
+            && known.terms.token.id == terms.token.id
+        {
+            number = known.number;
+        }
         pair.theirs = Some(Theirs {
             terms,
             at: now,
             number,
         });
-        pair.attempt = Some(Attempt::new(role, checks, wait, now));
+        pair.attempt = Some(Attempt::new(role, checks, lockstep, wait, now));
+        pair.guesses = (ours.mapping == Mapping::Random && theirs.is_endpoint_independent())
+            .then_some(now + guess::AFTER);
+    }
+
+    /// Makes a token for a peer. Probes under the one before are still read.
+    fn renew(&mut self, peer: PublicKey, now: Instant) {
+        let token = Token {
+            id: self.random.word().to_be_bytes(),
+            key: self.random.block(),
+        };
+        self.tokens.insert(token.id, peer);
+        let ours = &mut self.pairs.entry(peer).or_default().ours;
+        if ours.len() >= TOKENS {
+            self.tokens.remove(&ours.remove(0).token.id);
+        }
+        ours.push(Ours {
+            token,
+            given: now,
+            window: Window::default(),
+        });
     }
 
     /// What this node has to say about itself.
     fn terms(&mut self, peer: PublicKey, now: Instant) -> Terms {
         let nat = self.nat.view(&self.local);
         let candidates = self.candidates(&nat);
-        let pair = self.pairs.entry(peer).or_default();
-        let recent = |ours: &&Ours| now.saturating_duration_since(ours.given) < REUSED;
-        let token = match pair.ours.last().filter(recent) {
-            Some(ours) if pair.theirs.is_none() || pair.is_running() => ours.token.clone(),
-            _ => {
-                let token = Token {
-                    id: self.random.word().to_be_bytes(),
-                    key: self.random.block(),
-                };
-                if pair.ours.len() >= 2 {
-                    self.tokens.remove(&pair.ours.remove(0).token.id);
-                }
-                self.tokens.insert(token.id, peer);
-                pair.ours.push(Ours {
-                    token: token.clone(),
-                    given: now,
-                    window: Window::default(),
-                });
-                token
-            }
-        };
+        if self.pair(peer).ours.is_empty() {
+            self.renew(peer, now);
+        }
+        let pair = self.pair(peer);
+        let ours = pair.ours.last().expect("it was made above");
+        let token = ours.token.clone();
         Terms {
             token,
             nat,
@@ -557,15 +618,17 @@ impl Agent {
         offered
     }
 
-    fn say(&mut self, peer: PublicKey, message: &Message) {
+    pub(super) fn say(&mut self, peer: PublicKey, message: &Message) {
         let message = message.bytes();
         self.events.push_back(Event::Offer { peer, message });
     }
 
     /// Does what is due for a peer.
-    fn drive(&mut self, peer: PublicKey, now: Instant) {
+    pub(super) fn drive(&mut self, peer: PublicKey, now: Instant) {
         self.expire(peer, now);
         self.offer_again(peer, now);
+        self.offer_anew(peer, now);
+        self.guess_if_due(peer, now);
         while let Some(action) = self
             .pairs
             .get_mut(&peer)
@@ -624,8 +687,26 @@ impl Agent {
         }
     }
 
+    /// Offers what neighbours see by now.
+    fn offer_anew(&mut self, peer: PublicKey, now: Instant) {
+        let Some(pair) = self.pairs.get_mut(&peer) else {
+            return;
+        };
+        if pair.again.is_none_or(|again| again > now) {
+            return;
+        }
+        pair.again = None;
+        if pair.is_seeking() {
+            pair.repeated += 1;
+            self.begin(peer, now);
+        }
+    }
+
     fn schedule(&mut self, peer: PublicKey, now: Instant) {
         let due = self.pairs.get(&peer).and_then(|pair| pair.due(now));
+        let guess = self.guess.as_ref().filter(|guess| guess.peer == peer);
+        let guess = guess.and_then(Guess::due);
+        let due = [due, guess].into_iter().flatten().min();
         self.agenda.set(peer, due);
     }
 
@@ -663,7 +744,7 @@ impl Agent {
     }
 
     /// Sends a probe under the peer's token, if there is one; the probe's number.
-    fn send(
+    pub(super) fn send(
         &mut self,
         peer: PublicKey,
         socket: Socket,
@@ -697,7 +778,8 @@ impl Agent {
             return;
         };
         let (remote, local, rtt) = (of.candidate.address, of.local, of.rtt.unwrap_or_default());
-        (pair.failures, pair.rests) = (0, Some(now + PAUSE));
+        (pair.failures, pair.repeated) = (0, 0);
+        (pair.rests, pair.guesses) = (Some(now + PAUSE), None);
         self.events.push_back(match of.socket {
             Socket::Own(socket) => Event::Proven {
                 peer,
@@ -722,6 +804,7 @@ impl Agent {
     }
 
     fn end(&mut self, peer: PublicKey, now: Instant) {
+        self.stop_guessing(peer);
         let ours = self.nat.view(&self.local).mapping;
         let Some(pair) = self.pairs.get(&peer) else {
             return;
@@ -731,11 +814,14 @@ impl Agent {
         };
         let theirs = pair.theirs.as_ref().map(|theirs| theirs.terms.nat.mapping);
         let why = match (ours, theirs) {
-            _ if attempt.checks.is_empty() => Why::NoCandidates,
+            _ if attempt.is_empty() => Why::NoCandidates,
             (
                 Mapping::Random | Mapping::Sequential { .. },
                 Some(Mapping::Random | Mapping::Sequential { .. }),
             ) => Why::BothRandom,
+            (Mapping::Random, _) | (_, Some(Mapping::Random)) if self.guessed.has(peer) => {
+                Why::NotMet
+            }
             (Mapping::Random, _) | (_, Some(Mapping::Random)) => Why::Unpredictable,
             _ => Why::Silent,
         };
@@ -746,6 +832,7 @@ impl Agent {
         let pair = self.pair(peer);
         let pause = BACKOFF * 2_u32.saturating_pow(pair.failures.min(10));
         pair.failures += 1;
+        pair.repeated = 0;
         pair.rests = Some(now + pause.min(MAX_BACKOFF));
         self.events.push_back(Event::Failed { peer, why });
     }

@@ -1,7 +1,7 @@
 //! One attempt to reach a peer: which address is probed when, and which of those that answer is taken.
 
 use std::{
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, SocketAddr, SocketAddrV4},
     time::{Duration, Instant},
 };
 
@@ -70,8 +70,8 @@ pub(super) struct Check {
     pub(super) local: Option<IpAddr>,
     /// It is on a link of ours.
     is_near: bool,
-    /// Since when it is probed, if not from the beginning.
-    since: Option<Instant>,
+    /// When it is to be opened, and probed, if not as the others.
+    own: Option<(Instant, Instant)>,
     /// The next of [`OPENERS`] and [`NORMAL`].
     step: usize,
     /// When it is asked again, after an answer.
@@ -88,14 +88,15 @@ pub(super) struct Check {
 }
 
 impl Check {
-    fn of(candidate: Candidate, is_near: bool, now: Option<Instant>) -> Self {
+    /// `at_once`: since when it may be probed without opening anything.
+    fn of(candidate: Candidate, is_near: bool, at_once: Option<Instant>) -> Self {
         Self {
             candidate,
             socket: Socket::Own(wireguard::Underlay::ANY_SOCKET),
             local: None,
             is_near,
-            since: now,
-            step: if now.is_some() { OPENERS.len() } else { 0 },
+            own: at_once.map(|now| (now, now)),
+            step: if at_once.is_some() { OPENERS.len() } else { 0 },
             again: None,
             asked: Vec::new(),
             sent: 0,
@@ -120,16 +121,17 @@ impl Check {
         if self.answered > 0 {
             return self.again.map(|again| (again, None));
         }
+        let (start, normal) = self.own.unwrap_or((rhythm.start, rhythm.normal));
         if let Some((after, hops)) = OPENERS.get(self.step) {
-            let at = rhythm.start + *after;
-            return Some(if at < rhythm.normal {
+            let at = start + *after;
+            return Some(if at < normal {
                 (at, Some(*hops))
             } else {
-                (rhythm.normal, None)
+                (normal, None)
             });
         }
         let after = NORMAL.get(self.step - OPENERS.len())?;
-        Some((self.since.unwrap_or(rhythm.normal) + *after, None))
+        Some((normal + *after, None))
     }
 
     /// The round-trip time that counts in a comparison.
@@ -175,6 +177,23 @@ impl Check {
     }
 }
 
+/// How often both sides name one new address each at the same time, where both routers give out ports in succession; and by how many
+/// ports the side that chooses, and the other, take the other's router to have gone on by itself.
+/// In this order neither side comes to an address twice, which would not move its own router.
+const ROUNDS: [(i16, i16); 6] = [(0, 0), (0, 1), (0, 3), (1, 0), (2, 0), (0, 2)];
+/// From one such round to the next.
+const ROUND: Duration = Duration::from_millis(700);
+
+/// Prediction in lockstep: every probe to a new address makes the own router go on by one port, so that each side may send to one new
+/// address in a round and no more.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Lockstep {
+    /// The port that the peer's router gave out last.
+    last: SocketAddrV4,
+    delta: i16,
+    round: usize,
+}
+
 /// When an attempt has begun, when probes that are to arrive may be sent, and when it ends.
 #[derive(Clone, Copy, Debug)]
 struct Rhythm {
@@ -216,7 +235,8 @@ pub(super) struct Attempt {
     role: Role,
     rhythm: Rhythm,
     pub(super) checks: Vec<Check>,
-    /// The first that answered, and when.
+    lockstep: Option<Lockstep>,
+    /// When the first answered.
     first: Option<Instant>,
     /// Which is in use.
     used: Option<usize>,
@@ -225,7 +245,13 @@ pub(super) struct Attempt {
 
 impl Attempt {
     /// Probing what the peer has offered. `wait`: how long to send nothing but openers.
-    pub(super) fn new(role: Role, checks: Vec<Check>, wait: Duration, now: Instant) -> Self {
+    pub(super) fn new(
+        role: Role,
+        checks: Vec<Check>,
+        lockstep: Option<Lockstep>,
+        wait: Duration,
+        now: Instant,
+    ) -> Self {
         Self {
             role,
             rhythm: Rhythm {
@@ -234,6 +260,7 @@ impl Attempt {
                 ends: now + LASTS,
             },
             checks,
+            lockstep,
             first: None,
             used: None,
             has_ended: false,
@@ -249,6 +276,11 @@ impl Attempt {
     /// Whether an address has answered.
     pub(super) const fn is_proven(&self) -> bool {
         self.first.is_some()
+    }
+
+    /// Whether there is anything to probe.
+    pub(super) const fn is_empty(&self) -> bool {
+        self.checks.is_empty() && self.lockstep.is_none()
     }
 
     /// Whether it still probes.
@@ -272,8 +304,50 @@ impl Attempt {
         probes
             .map(|(at, _)| at)
             .chain(follows)
+            .chain(self.next_round())
             .chain([self.ends()])
             .min()
+    }
+
+    /// When it has begun.
+    pub(super) const fn begun(&self) -> Instant {
+        self.rhythm.start
+    }
+
+    /// There is more to try than usual.
+    pub(super) fn extend(&mut self, ends: Instant) {
+        self.rhythm.ends = self.rhythm.ends.max(ends);
+    }
+
+    /// When the next round of prediction in lockstep begins.
+    fn next_round(&self) -> Option<Instant> {
+        let lockstep = self.lockstep.filter(|_| self.first.is_none())?;
+        let round = u32::try_from(lockstep.round).ok()?;
+        (lockstep.round < ROUNDS.len()).then(|| self.rhythm.start + ROUND * round)
+    }
+
+    /// Adds the address of the next round.
+    fn begin_round(&mut self, now: Instant) {
+        let Some(lockstep) = &mut self.lockstep else {
+            return;
+        };
+        let Lockstep { last, delta, round } = *lockstep;
+        lockstep.round += 1;
+        let ahead = match self.role {
+            Role::Chooses => ROUNDS[round].0,
+            Role::Follows => ROUNDS[round].1,
+        };
+        let steps = 1 + i16::try_from(round).unwrap_or(0) + ahead;
+        let candidate = predicted(last, delta, steps);
+        if self
+            .checks
+            .iter()
+            .all(|check| check.candidate.address != candidate.address)
+        {
+            let mut check = Check::of(candidate, false, None);
+            check.own = Some((now, now + OPENING));
+            self.checks.push(check);
+        }
     }
 
     fn ends(&self) -> Instant {
@@ -304,6 +378,9 @@ impl Attempt {
             self.used = Some(best);
             return Some(Action::Use(best));
         }
+        while self.next_round().is_some_and(|at| at <= now) {
+            self.begin_round(now);
+        }
         let due = |check: &Check| check.due(&self.rhythm).filter(|(at, _)| *at <= now);
         let (check, hop_limit) = self
             .checks
@@ -332,8 +409,8 @@ impl Attempt {
 
     /// A probe with this number is sent to a check, or could not be (`number`: none).
     pub(super) fn handle_sent(&mut self, check: usize, number: Option<u64>, now: Instant) {
-        let normal = self.rhythm.normal;
         let check = &mut self.checks[check];
+        let normal = check.own.map_or(self.rhythm.normal, |(_, normal)| normal);
         if check.answered > 0 {
             check.again = Some(now + AGAIN);
         } else if check.step < OPENERS.len() && now >= normal {
@@ -384,7 +461,7 @@ impl Attempt {
         of.is_held = false;
         if !of.is_heard && of.answered == 0 {
             of.is_heard = true;
-            of.since = Some(now);
+            of.own = Some((now, now));
             of.step = OPENERS.len();
         }
         if is_chosen && self.role == Role::Follows {
@@ -433,29 +510,40 @@ impl Attempt {
     }
 }
 
-/// What to probe of what a peer has offered, in which order.
+/// What to probe of what a peer has offered, in which order; and what to predict in lockstep.
 pub(super) fn checks_of(
     terms: &Terms,
     ours: &NatView,
     local: &Local,
     is_same_site: bool,
     now: Instant,
-) -> Vec<Check> {
+) -> (Vec<Check>, Option<Lockstep>) {
     let mut candidates = terms.candidates.clone();
+    let mut lockstep = None;
     if let Mapping::Sequential { delta } = terms.nat.mapping
-        && !matches!(ours.mapping, Mapping::Sequential { .. } | Mapping::Random)
         && let Some(last) = terms.nat.last
     {
-        candidates
-            .retain(|candidate| candidate.kind != Kind::Reflexive || candidate.address.is_ipv6());
-        candidates.extend((1..=PREDICTED).map(|k| {
-            let mut address = last;
-            address.set_port(last.port().wrapping_add_signed(delta.wrapping_mul(k)));
-            Candidate {
-                kind: Kind::Predicted,
-                address: SocketAddr::V4(address),
+        let is_v4 = |candidate: &Candidate| candidate.address.is_ipv4();
+        match ours.mapping {
+            Mapping::Sequential { .. } => {
+                candidates.retain(|one| !is_v4(one) || local.is_near(one.address.ip()));
+                lockstep = local
+                    .may_probe(&SocketAddr::V4(last), is_same_site)
+                    .then_some(Lockstep {
+                        last,
+                        delta,
+                        round: 0,
+                    });
             }
-        }));
+            Mapping::Random => {}
+            Mapping::Unknown
+            | Mapping::None
+            | Mapping::EndpointIndependent { .. }
+            | Mapping::AddressDependent => {
+                candidates.retain(|one| !is_v4(one) || one.kind != Kind::Reflexive);
+                candidates.extend((1..=PREDICTED).map(|k| predicted(last, delta, k)));
+            }
+        }
     }
     candidates.retain(|candidate| local.may_probe(&candidate.address, is_same_site));
     candidates.sort_by_key(Candidate::order);
@@ -468,5 +556,14 @@ pub(super) fn checks_of(
             checks.push(Check::of(candidate, is_near, is_near.then_some(now)));
         }
     }
-    checks
+    (checks, lockstep)
+}
+
+/// Where the router that gave out `last` should be after so many flows.
+const fn predicted(mut last: SocketAddrV4, delta: i16, flows: i16) -> Candidate {
+    last.set_port(last.port().wrapping_add_signed(delta.wrapping_mul(flows)));
+    Candidate {
+        kind: Kind::Predicted,
+        address: SocketAddr::V4(last),
+    }
 }
