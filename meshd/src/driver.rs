@@ -661,7 +661,7 @@ impl NodeLoop {
                     hop_limit,
                     datagram,
                 } => outbox.probe(to, hop_limit, &datagram, &self.shared.outlet.discards),
-                Output::OpenSockets { count } => self.open_sockets(count),
+                Output::OpenSockets { peer, count } => self.open_sockets(peer, count),
                 Output::CloseSockets(indices) => {
                     self.shared.outlet.sockets.extra().close(&indices);
                 }
@@ -725,7 +725,7 @@ impl NodeLoop {
     }
 
     /// Opens sockets for mappings in a NAT, which are an affair of IPv4.
-    fn open_sockets(&mut self, count: u16) {
+    fn open_sockets(&mut self, peer: PublicKey, count: u16) {
         let sockets = &self.shared.outlet.sockets;
         let any = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 0);
         let first = sockets.addresses().find(SocketAddr::is_ipv4);
@@ -736,7 +736,8 @@ impl NodeLoop {
             warn!(%error, "No extra sockets");
             Vec::new()
         });
-        self.node.handle_sockets(indices, self.shared.clock.now());
+        self.node
+            .handle_sockets(peer, indices, self.shared.clock.now());
     }
 
     /// The addresses of this machine in the underlay are these.

@@ -175,6 +175,8 @@ pub enum Output {
     },
     /// Open so many more sockets, each on a port of its own, and answer with [`Node::handle_sockets`].
     OpenSockets {
+        /// Because of whom.
+        peer: PublicKey,
         /// How many.
         count: u16,
     },

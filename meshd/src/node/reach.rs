@@ -152,8 +152,10 @@ impl Node {
     }
 
     /// The sockets that [`Output::OpenSockets`] asked for: their indices, none if there are none.
-    pub fn handle_sockets(&mut self, indices: Vec<u8>, now: Instant) {
+    pub fn handle_sockets(&mut self, peer: PublicKey, indices: Vec<u8>, now: Instant) {
+        let count = u16::try_from(indices.len()).unwrap_or(u16::MAX);
         self.reach.extra = indices;
+        self.reach.agent.handle_sockets(peer, count, now);
         self.drain(now);
     }
 
@@ -216,8 +218,8 @@ impl Node {
                 self.reach.failed.insert(peer, why);
                 self.outputs.push_back(Output::Changed);
             }
-            path::Event::OpenSockets { count, .. } => {
-                self.outputs.push_back(Output::OpenSockets { count });
+            path::Event::OpenSockets { peer, count } => {
+                self.outputs.push_back(Output::OpenSockets { peer, count });
             }
             path::Event::Adopt {
                 peer,
