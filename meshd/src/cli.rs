@@ -79,6 +79,17 @@ pub enum Verb {
         /// Name of a peer, or an overlay address
         target: String,
     },
+    /// Show which way packets to a node take, what was tried to reach it straight, and what would help
+    ///
+    /// Each line is an address that the node might be reached at: the probes sent there, those answered, and what came of it. `host` is an
+    /// address of its own, `reflexive` one that others see it at, `mapped` one that its router was asked for, `guessed` and `predicted` what
+    /// its router may have given out, `peer-reflexive` one that its probes came from. With --json: `meshd.why/1` with `target`, `name`,
+    /// `path` (as in `status`), `nat{mapping, filtering, last, witnesses}`, `candidates[]{address, kind, sent, answered, rtt_ms, note}`,
+    /// and `code`, `text`, `fix` where there is no straight way.
+    Why {
+        /// Name of a peer, or an overlay address
+        target: String,
+    },
     /// Show what has happened to links, routes, paths and peers, and go on as it happens
     Events {
         /// Only what is remembered: do not wait for more

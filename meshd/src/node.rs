@@ -18,6 +18,7 @@ mod routes;
 mod tests;
 mod trace;
 mod ways;
+mod why;
 
 use std::{
     collections::{BTreeMap, VecDeque},

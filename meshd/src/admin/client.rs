@@ -17,7 +17,7 @@ use tokio::net::UnixStream;
 use super::{
     AddDevice, DeviceAdded, DeviceRemoved, Devices, Document, ErrorBody, Events, EventsRequest,
     Links, Log, LogLines, MAX_BODY, Peers, PingAnswer, PingRequest, Reload, Routes, Schema, Status,
-    Trace, TraceRequest, VERSION, VERSION_HEADER, Wait, WaitRequest,
+    Trace, TraceRequest, VERSION, VERSION_HEADER, Wait, WaitRequest, Why, WhyRequest,
 };
 
 /// How long the daemon may take for what takes no time.
@@ -119,6 +119,11 @@ impl Client {
     pub fn trace(&self, request: &TraceRequest) -> Result<Trace, ClientError> {
         let patience = TIMEOUT + Duration::from_millis(request.timeout_ms.into());
         self.call(Method::POST, "/v1/trace", body(request)?, patience)
+    }
+
+    /// `POST /v1/why`
+    pub fn why(&self, request: &WhyRequest) -> Result<Why, ClientError> {
+        self.call(Method::POST, "/v1/why", body(request)?, TIMEOUT)
     }
 
     /// `POST /v1/events`

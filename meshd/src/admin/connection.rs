@@ -24,7 +24,7 @@ use tokio::{
 
 use super::{
     AddDevice, ErrorBody, ErrorCode, EventsRequest, Log, PingRequest, TraceRequest, VERSION,
-    VERSION_HEADER, WaitRequest, server::refusal,
+    VERSION_HEADER, WaitRequest, WhyRequest, server::refusal,
 };
 
 /// Longest head of a request, in bytes.
@@ -52,6 +52,8 @@ pub enum Command {
     Links,
     Routes,
     Trace(TraceRequest),
+    /// How a node is reached.
+    Why(WhyRequest),
     Events(EventsRequest),
     Ping(PingRequest),
     Wait(WaitRequest),
@@ -149,6 +151,7 @@ async fn read(
         (&Method::GET, "/v1/links") => Ok(Command::Links),
         (&Method::GET, "/v1/routes") => Ok(Command::Routes),
         (&Method::POST, "/v1/trace") => parse(&body).map(Command::Trace),
+        (&Method::POST, "/v1/why") => parse(&body).map(Command::Why),
         (&Method::POST, "/v1/events") => parse(&body).map(Command::Events),
         (&Method::POST, "/v1/ping") => parse(&body).map(Command::Ping),
         (&Method::POST, "/v1/wait") => parse(&body).map(Command::Wait),

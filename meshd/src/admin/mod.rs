@@ -7,6 +7,7 @@
 //! | `GET /v1/links` | | [`Links`] |
 //! | `GET /v1/routes` | | [`Routes`] |
 //! | `POST /v1/trace` | [`TraceRequest`] | [`Trace`] |
+//! | `POST /v1/why` | [`WhyRequest`] | [`Why`] |
 //! | `POST /v1/events` | [`EventsRequest`] | [`Events`] |
 //! | `POST /v1/ping` | [`PingRequest`] | [`PingAnswer`] |
 //! | `POST /v1/reload` | | [`Reload`] |
@@ -22,6 +23,7 @@
 
 pub mod client;
 pub mod connection;
+mod reach;
 mod routing;
 pub mod server;
 
@@ -34,6 +36,7 @@ use serde::de::{self, DeserializeOwned};
 use serde::{Deserialize, Deserializer, Serialize};
 use wireguard::PublicKey;
 
+pub use self::reach::{NatBehaviour, TriedCandidate, Why, WhyRequest};
 pub use self::routing::{
     Backup, Event, Events, EventsRequest, Happening, Hop, Link, LinkState, Links,
     MAX_EVENTS_TIMEOUT_MS, MAX_TRACE_TIMEOUT_MS, Route, RouteOrigin, Routes, Trace, TraceRequest,

@@ -24,7 +24,7 @@ use super::{
     AddDevice, DeviceAdded, DeviceRemoved, Devices, Document, ErrorBody, ErrorCode, Event, Events,
     EventsRequest, Links, MAX_EVENTS_TIMEOUT_MS, MAX_PING_TIMEOUT_MS, MAX_TRACE_TIMEOUT_MS,
     MAX_WAIT_S, Peers, PingAnswer, PingReply, PingRequest, Routes, Schema, Trace, TraceRequest,
-    Wait, WaitRequest,
+    Wait, WaitRequest, WhyRequest,
     connection::{self, Access, Command, PATIENCE, to_json},
 };
 use crate::{
@@ -253,6 +253,10 @@ async fn carry_out(control: &Control, command: Command) -> Result<Vec<u8>, Error
                 .await?,
         })),
         Command::Trace(request) => trace(control, request).await.map(document),
+        Command::Why(WhyRequest { target }) => {
+            let why = move |node_loop: &mut crate::driver::NodeLoop, _| node_loop.node.why(&target);
+            Ok(document(control.node.call(why).await??))
+        }
         Command::Events(request) => events(control, request).await.map(document),
         Command::Ping(request) => ping(control, request).await.map(document),
         Command::Wait(request) => wait(control, request).await.map(document),

@@ -24,6 +24,7 @@ mod table;
 mod trace;
 mod wait;
 mod wg;
+mod why;
 
 use std::fs;
 use std::io::{self, Write};
@@ -54,6 +55,7 @@ pub fn dispatch(cli: Cli, out: &mut impl Write) -> Result<(), Failure> {
         Verb::Links => links::run(global, out),
         Verb::Routes => routes::run(global, out),
         Verb::Trace { target } => trace::run(global, &target, out),
+        Verb::Why { target } => why::run(global, &target, out),
         Verb::Events { once } => events::run(global, once, out),
         Verb::Graph { dot: _ } => graph::run(global, out),
         Verb::Ping { count, target } => ping::run(global, count, &target, out),

@@ -1,0 +1,66 @@
+//! `meshd why NAME|ADDR`
+
+use std::io::{self, Write};
+
+use super::failure::Failure;
+use super::status;
+use super::table::{Table, or_dash};
+use crate::admin::{Why, WhyRequest};
+use crate::cli::Global;
+
+pub(super) fn run(global: &Global, target: &str, out: &mut impl Write) -> Result<(), Failure> {
+    let why = super::client(global)?.why(&WhyRequest {
+        target: target.to_owned(),
+    })?;
+    if global.json {
+        return super::print_json(why, out);
+    }
+    Ok(print(&why, out)?)
+}
+
+/// ```text
+/// pi  relay vps1, 2 hops
+/// this node's router: a new port for each destination, at random (2 members agree)
+/// ADDRESS               KIND       SENT  ANSWERED  RTT  NOTE
+/// 198.51.100.9:41002    reflexive  12    0         -    no answer
+/// ! NAT-SYM-SYM both routers change ports
+///   fix: ...
+/// ```
+fn print(why: &Why, out: &mut impl Write) -> io::Result<()> {
+    let name = super::printable(&why.name);
+    let path = super::printable(&status::path(&why.path));
+    writeln!(out, "{name}  {path}")?;
+    let nat = &why.nat;
+    let members = match nat.witnesses {
+        1 => "1 member has told".to_owned(),
+        count => format!("{count} members have told"),
+    };
+    writeln!(
+        out,
+        "this node's router: {}; lets in {} ({members})",
+        nat.mapping, nat.filtering
+    )?;
+    if why.candidates.is_empty() {
+        writeln!(out, "no other address was tried")?;
+    } else {
+        let mut table = Table::new(["ADDRESS", "KIND", "SENT", "ANSWERED", "RTT", "NOTE"]);
+        for tried in &why.candidates {
+            table.row([
+                tried.address.to_string(),
+                tried.kind.clone(),
+                tried.sent.to_string(),
+                tried.answered.to_string(),
+                or_dash(tried.rtt_ms, |rtt| format!("{rtt:.1} ms")),
+                tried.note.clone(),
+            ]);
+        }
+        table.print(out)?;
+    }
+    if let (Some(code), Some(text)) = (&why.code, &why.text) {
+        writeln!(out, "! {code} {text}")?;
+    }
+    if let Some(fix) = &why.fix {
+        writeln!(out, "  fix: {fix}")?;
+    }
+    Ok(())
+}
