@@ -317,8 +317,9 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::testdata::vectors;
 
-    pub(super) fn terms() -> impl Strategy<Value = Terms> {
+    fn terms() -> impl Strategy<Value = Terms> {
         let mapping = prop_oneof![
             Just(Mapping::Unknown),
             Just(Mapping::None),
@@ -373,6 +374,74 @@ mod tests {
             any::<[u8; 8]>().prop_map(|about| Message::Go { about }),
             any::<[u8; 8]>().prop_map(|about| Message::Guess { about }),
         ]
+    }
+
+    /// What the published messages say.
+    fn published() -> Terms {
+        let of = |kind, address: &str| Candidate {
+            kind,
+            address: address.parse().unwrap(),
+        };
+        Terms {
+            token: Token {
+                id: [1, 2, 3, 4, 5, 6, 7, 8],
+                key: std::array::from_fn(|n| n as u8),
+            },
+            nat: NatView {
+                mapping: Mapping::Sequential { delta: -2 },
+                filtering: Filtering::AddressAndPortDependent,
+                last: Some("203.0.113.7:20000".parse().unwrap()),
+                witnesses: 3,
+            },
+            has_traffic: true,
+            candidates: vec![
+                of(Kind::Host, "[2001:db8::7]:51820"),
+                of(Kind::Host, "192.168.1.2:51820"),
+                of(Kind::Reflexive, "203.0.113.7:20000"),
+                of(Kind::Mapped, "203.0.113.7:51820"),
+                of(Kind::Guessed, "203.0.113.7:51821"),
+            ],
+        }
+    }
+
+    #[test]
+    fn the_published_vectors_hold() {
+        let about = [8, 7, 6, 5, 4, 3, 2, 1];
+        let [offer, answer, go, guess] = [
+            Message::Offer(published()),
+            Message::Answer {
+                about,
+                terms: Terms {
+                    nat: NatView::default(),
+                    has_traffic: false,
+                    candidates: Vec::new(),
+                    ..published()
+                },
+            },
+            Message::Go { about },
+            Message::Guess { about },
+        ];
+        let vectors = vectors("offers");
+        assert_eq!(vectors.len(), 6);
+        for (name, bytes) in vectors {
+            let read = Message::parse(&bytes);
+            let written = match name {
+                "offer" => &offer,
+                "answer" => &answer,
+                "go" => &go,
+                "guess" => &guess,
+                "offer, with fields of a later release" => {
+                    assert_eq!(read.as_ref(), Ok(&offer));
+                    continue;
+                }
+                _ => {
+                    assert_eq!(read, Err(OfferError::Unknown), "{name}");
+                    continue;
+                }
+            };
+            assert_eq!(read.as_ref(), Ok(written), "{name}");
+            assert_eq!(written.bytes(), bytes, "{name}");
+        }
     }
 
     proptest! {

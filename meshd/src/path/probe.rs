@@ -242,6 +242,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::testdata::vectors;
 
     fn token(byte: u8) -> Token {
         Token {
@@ -262,6 +263,51 @@ mod tests {
                 seen: SocketAddr::new(address, port),
             }),
         ]
+    }
+
+    #[test]
+    fn the_published_vectors_hold() {
+        let mut vectors = vectors("probes").into_iter();
+        let mut next = |name| {
+            let (found, bytes) = vectors.next().unwrap();
+            assert_eq!(found, name);
+            bytes
+        };
+        let token = Token {
+            id: next("token").try_into().unwrap(),
+            key: next("key").try_into().unwrap(),
+        };
+        let seen = |address: &str| address.parse().unwrap();
+        for (name, number, probe) in [
+            ("ping 1", 1, Probe::Ping { is_chosen: false }),
+            ("ping 2, chosen", 2, Probe::Ping { is_chosen: true }),
+            (
+                "pong 3, to ping 258 from 203.0.113.7:51820",
+                3,
+                Probe::Pong {
+                    of: 258,
+                    seen: seen("203.0.113.7:51820"),
+                },
+            ),
+            (
+                "pong 4, to ping 258 from [2001:db8::7]:51820",
+                4,
+                Probe::Pong {
+                    of: 258,
+                    seen: seen("[2001:db8::7]:51820"),
+                },
+            ),
+        ] {
+            let datagram = next(name);
+            assert_eq!(token.seal(number, &probe), datagram, "{name}");
+            assert_eq!(token.open(&datagram), Ok((number, probe)), "{name}");
+        }
+        let later = next("ping 5, with fields of a later release");
+        let ping = Probe::Ping { is_chosen: false };
+        assert_eq!(token.open(&later), Ok((5, ping)));
+        let other = next("ignored, of version 2");
+        assert_eq!(token.open(&other), Err(ProbeError::Other));
+        assert!(vectors.next().is_none());
     }
 
     #[test]
