@@ -15,6 +15,8 @@ mod datagrams;
 mod offload;
 #[path = "../fuzz/targets/packets.rs"]
 mod packets;
+#[path = "../fuzz/targets/paths.rs"]
+mod paths;
 #[path = "../fuzz/targets/scene.rs"]
 mod scene;
 
@@ -68,4 +70,9 @@ fn frames_are_split_and_coalesced_again() {
 #[test]
 fn packets_are_carried_again() {
     replay("packets", packets::carry);
+}
+
+#[test]
+fn paths_are_sought_again() {
+    replay("paths", paths::seek);
 }
