@@ -12,11 +12,13 @@
 pub mod agent;
 pub mod attempt;
 pub mod candidate;
+mod exchange;
 pub mod guess;
 mod guessing;
 pub mod limit;
 pub mod nat;
 pub mod offer;
+mod pair;
 pub mod probe;
 mod random;
 #[cfg(test)]

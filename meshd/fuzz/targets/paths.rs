@@ -98,7 +98,8 @@ impl Pair {
             }
             9 => {
                 let reflexion = Reflexion {
-                    witness: PublicKey::from_bytes([12 + (step >> 5 & 3); 32]).expect("of high order"),
+                    witness: PublicKey::from_bytes([12 + (step >> 5 & 3); 32])
+                        .expect("of high order"),
                     remote: SocketAddr::from(([203, 0, 113, bytes.byte() % 4], 1)),
                     seen: SocketAddr::from(([100, 0, 0, bytes.byte()], bytes.word())),
                     socket: 0,
@@ -159,7 +160,10 @@ impl Pair {
                 }
             }
             // A minute's worth, what ports are guessed with, and what waited for the time to pass.
-            assert!(sent <= 60 + usize::from(guess::SOCKETS) + 1600, "{sent} probes");
+            assert!(
+                sent <= 60 + usize::from(guess::SOCKETS) + 1600,
+                "{sent} probes"
+            );
             while let Some(event) = agent.poll_event() {
                 if let Event::Offer { message, .. } = event {
                     assert!(message.len() <= offer::MAX);

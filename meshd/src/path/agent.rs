@@ -16,138 +16,42 @@ use super::{
     guess::{self, Guess, Guessed},
     limit::Limits,
     nat::{Filtering, Nat},
-    offer::{MAX_CANDIDATES, Message, OfferError, Terms},
-    probe::{self, Probe, Token, TokenId, Window},
+    offer::Terms,
+    pair::{FRESH, Ours, Pair, Theirs},
+    probe::{self, Probe, Token, TokenId},
     random::Random,
 };
 use crate::agenda::Agenda;
 
 /// The most peers remembered. Of more, one that nothing is being tried for is forgotten.
 const MAX_PAIRS: usize = 1024;
-/// The most peers that are being tried at once.
-const MAX_RUNNING: usize = 64;
-/// Who finds no place among them tries again after this.
-const CROWDED: Duration = Duration::from_secs(1);
-/// When an offer is sent again that was not answered, after it was sent first; and when it has failed.
-const OFFERED: [Duration; 3] = [
-    Duration::from_secs(1),
-    Duration::from_secs(2),
-    Duration::from_secs(5),
-];
 /// After an attempt that failed, the pause before the next; it doubles up to [`MAX_BACKOFF`].
 const BACKOFF: Duration = Duration::from_secs(10);
 /// See [`BACKOFF`].
 const MAX_BACKOFF: Duration = Duration::from_secs(600);
 /// After one that succeeded.
 const PAUSE: Duration = Duration::from_secs(1);
-/// Traffic longer ago is no reason to try anything.
-pub(super) const FRESH: Duration = Duration::from_secs(10);
 /// After a change of the network, peers that there was traffic with so lately are looked for at once.
 const ACTIVE: Duration = Duration::from_secs(45);
 /// Neighbours answer at about the same time: what they see is offered again this long after the first of them says something new.
 const SETTLES: Duration = Duration::from_millis(150);
 /// How often that is done while one peer is being looked for.
 const REPEATED: u8 = 3;
-/// Tokens of one peer that are read.
-const TOKENS: usize = 2;
-/// Reflexive addresses offered.
-const MAX_REFLEXIVE: usize = 3;
-
-/// A token that a peer was given.
-#[derive(Debug)]
-pub(super) struct Ours {
-    pub(super) token: Token,
-    given: Instant,
-    window: Window,
-}
-
-/// What a peer has said last.
-#[derive(Debug)]
-pub(super) struct Theirs {
-    pub(super) terms: Terms,
-    /// When its token was received.
-    at: Instant,
-    /// The number of the next probe.
-    number: u64,
-}
-
-/// An offer that waits for its answer.
-#[derive(Clone, Copy, Debug)]
-struct Offering {
-    since: Instant,
-    sent: usize,
-}
-
-#[derive(Debug, Default)]
-pub(super) struct Pair {
-    /// The latest last.
-    pub(super) ours: Vec<Ours>,
-    pub(super) theirs: Option<Theirs>,
-    offering: Option<Offering>,
-    pub(super) attempt: Option<Attempt>,
-    /// When to offer again, since neighbours see something else than what was offered.
-    again: Option<Instant>,
-    /// How often that was done since the last attempt ended.
-    repeated: u8,
-    /// When to begin to guess ports, if nothing has answered by then.
-    pub(super) guesses: Option<Instant>,
-    failures: u32,
-    /// Nothing new is begun before.
-    rests: Option<Instant>,
-    traffic: Option<Instant>,
-    touched: Option<Instant>,
-}
-
-impl Pair {
-    fn is_running(&self) -> bool {
-        self.offering.is_some() || self.attempt.as_ref().is_some_and(Attempt::is_running)
-    }
-
-    /// Whether no address has answered yet.
-    fn is_seeking(&self) -> bool {
-        let attempt = self.attempt.as_ref().filter(|one| one.is_running());
-        self.offering.is_some() || attempt.is_some_and(|one| !one.is_proven())
-    }
-
-    pub(super) fn had_traffic(&self, within: Duration, now: Instant) -> bool {
-        self.traffic
-            .is_some_and(|at| now.saturating_duration_since(at) < within)
-    }
-
-    /// Whether another attempt follows, when it may.
-    fn retries(&self, now: Instant) -> bool {
-        !self.is_running() && self.failures > 0 && self.had_traffic(FRESH, now)
-    }
-
-    /// When something is due next.
-    fn due(&self, now: Instant) -> Option<Instant> {
-        let offer = self
-            .offering
-            .map(|offering| offering.since + OFFERED[offering.sent - 1]);
-        let attempt = self.attempt.as_ref().and_then(Attempt::due);
-        let retry = self.rests.filter(|_| self.retries(now));
-        let expiry = self.ours.first().map(|ours| ours.given + Token::LIFE);
-        [offer, attempt, retry, expiry, self.guesses, self.again]
-            .into_iter()
-            .flatten()
-            .min()
-    }
-}
 
 /// Finds straight ways to peers, and proves them.
 #[derive(Debug)]
 pub struct Agent {
-    own: PublicKey,
+    pub(super) own: PublicKey,
     pub(super) random: Random,
     pub(super) local: Local,
-    nat: Nat,
+    pub(super) nat: Nat,
     pub(super) pairs: BTreeMap<PublicKey, Pair>,
-    tokens: BTreeMap<TokenId, PublicKey>,
-    limits: Limits,
+    pub(super) tokens: BTreeMap<TokenId, PublicKey>,
+    pub(super) limits: Limits,
     pub(super) guess: Option<Guess>,
     pub(super) guessed: Guessed,
-    agenda: Agenda<PublicKey>,
-    transmits: VecDeque<Transmit>,
+    pub(super) agenda: Agenda<PublicKey>,
+    pub(super) transmits: VecDeque<Transmit>,
     pub(super) events: VecDeque<Event>,
 }
 
@@ -235,95 +139,6 @@ impl Agent {
         let attempt = self.pairs.get(&peer).and_then(|pair| pair.attempt.as_ref());
         let checks = attempt.into_iter().flat_map(|attempt| &attempt.checks);
         checks.map(attempt::Check::tried).collect()
-    }
-
-    /// A peer's message, carried here because of its [`Event::Offer`]. The caller vouches for `peer` being who has sent it.
-    ///
-    /// # Errors
-    /// It is no message that is understood, or one too many; nothing has changed then.
-    pub fn handle_offer(
-        &mut self,
-        peer: PublicKey,
-        message: &[u8],
-        now: Instant,
-    ) -> Result<(), OfferError> {
-        let message = Message::parse(message)?;
-        if peer == self.own {
-            return Err(OfferError::Own);
-        }
-        if !self.limits.take_offer(peer, now) || !self.make_room(peer, now) {
-            return Err(OfferError::TooMany);
-        }
-        self.pairs.entry(peer).or_default().touched = Some(now);
-        let result = match message {
-            Message::Offer(terms) => {
-                self.on_offer(peer, terms, now);
-                Ok(())
-            }
-            Message::Answer { about, terms } => self.on_answer(peer, about, terms, now),
-            Message::Go { about } => self.on_go(peer, about, now),
-            Message::Guess { about } => self.on_guess(peer, about, now),
-        };
-        self.drive(peer, now);
-        result
-    }
-
-    fn on_offer(&mut self, peer: PublicKey, terms: Terms, now: Instant) {
-        let about = terms.token.id;
-        let pair = self.pair(peer);
-        let begins = !pair.is_running();
-        // Both have begun at once: each has now heard the other's terms, and answers, but neither has to begin anew.
-        pair.offering = None;
-        let is_known = pair
-            .theirs
-            .as_ref()
-            .is_some_and(|theirs| theirs.terms.token.id == about);
-        if !is_known {
-            self.probe(peer, terms, attempt::NO_WORD, now);
-        }
-        if begins {
-            self.renew(peer, now);
-        }
-        let terms = self.terms(peer, now);
-        self.say(peer, &Message::Answer { about, terms });
-    }
-
-    fn on_answer(
-        &mut self,
-        peer: PublicKey,
-        about: TokenId,
-        terms: Terms,
-        now: Instant,
-    ) -> Result<(), OfferError> {
-        let pair = self.pair(peer);
-        if !pair.ours.iter().any(|ours| ours.token.id == about) {
-            return Err(OfferError::Unasked);
-        }
-        let token = terms.token.id;
-        let is_known = pair
-            .theirs
-            .as_ref()
-            .is_some_and(|theirs| theirs.terms.token.id == token);
-        // It may also be known from an attempt before this offer.
-        let since = pair.offering.take().map(|offering| offering.since);
-        let attempt = pair.attempt.as_mut().filter(|_| is_known);
-        if let Some(attempt) = attempt.filter(|one| since.is_none_or(|at| one.begun() >= at)) {
-            attempt.handle_go(now);
-        } else {
-            self.probe(peer, terms, attempt::OPENING, now);
-        }
-        self.say(peer, &Message::Go { about: token });
-        Ok(())
-    }
-
-    fn on_go(&mut self, peer: PublicKey, about: TokenId, now: Instant) -> Result<(), OfferError> {
-        let pair = self.pair(peer);
-        let is_ours = pair.ours.iter().any(|ours| ours.token.id == about);
-        let Some(attempt) = pair.attempt.as_mut().filter(|_| is_ours) else {
-            return Err(OfferError::Unasked);
-        };
-        attempt.handle_go(now);
-        Ok(())
     }
 
     /// Takes a datagram in that [`probe::is_probe`] says is one.
@@ -479,7 +294,7 @@ impl Agent {
     }
 
     /// Whether there is a place for a peer, perhaps that of another.
-    fn make_room(&mut self, peer: PublicKey, now: Instant) -> bool {
+    pub(super) fn make_room(&mut self, peer: PublicKey, now: Instant) -> bool {
         if self.pairs.contains_key(&peer) || self.pairs.len() < MAX_PAIRS {
             return true;
         }
@@ -495,27 +310,8 @@ impl Agent {
         oldest.is_some()
     }
 
-    /// Offers the peer to look for each other.
-    fn begin(&mut self, peer: PublicKey, now: Instant) {
-        let running = self.pairs.values().filter(|pair| pair.is_running()).count();
-        let pair = self.pair(peer);
-        if running >= MAX_RUNNING && !pair.is_running() {
-            pair.rests = Some(now + CROWDED);
-            pair.failures = pair.failures.max(1);
-            return;
-        }
-        pair.rests = None;
-        pair.offering = Some(Offering {
-            since: now,
-            sent: 1,
-        });
-        self.renew(peer, now);
-        let terms = self.terms(peer, now);
-        self.say(peer, &Message::Offer(terms));
-    }
-
     /// Begins to probe what a peer has named.
-    fn probe(&mut self, peer: PublicKey, terms: Terms, wait: Duration, now: Instant) {
+    pub(super) fn probe(&mut self, peer: PublicKey, terms: Terms, wait: Duration, now: Instant) {
         let ours = self.nat.view(&self.local);
         let at_same_site = |candidate: &Candidate| {
             candidate.kind != Kind::Host && self.nat.is_ours(candidate.address.ip())
@@ -546,87 +342,11 @@ impl Agent {
             .then_some(now + guess::AFTER);
     }
 
-    /// Makes a token for a peer. Probes under the one before are still read.
-    fn renew(&mut self, peer: PublicKey, now: Instant) {
-        let token = Token {
-            id: self.random.word().to_be_bytes(),
-            key: self.random.block(),
-        };
-        self.tokens.insert(token.id, peer);
-        let ours = &mut self.pairs.entry(peer).or_default().ours;
-        if ours.len() >= TOKENS {
-            self.tokens.remove(&ours.remove(0).token.id);
-        }
-        ours.push(Ours {
-            token,
-            given: now,
-            window: Window::default(),
-        });
-    }
-
-    /// What this node has to say about itself.
-    fn terms(&mut self, peer: PublicKey, now: Instant) -> Terms {
-        let nat = self.nat.view(&self.local);
-        let candidates = self.candidates(&nat);
-        if self.pair(peer).ours.is_empty() {
-            self.renew(peer, now);
-        }
-        let pair = self.pair(peer);
-        let ours = pair.ours.last().expect("it was made above");
-        let token = ours.token.clone();
-        Terms {
-            token,
-            nat,
-            has_traffic: pair.had_traffic(FRESH, now),
-            candidates,
-        }
-    }
-
-    /// Where this node might be reached, likely addresses first.
-    fn candidates(&self, nat: &NatView) -> Vec<Candidate> {
-        let of = |kind| move |address| Candidate { kind, address };
-        let hosts = &self.local.hosts;
-        let reflexive: Vec<_> = if nat.mapping.is_endpoint_independent() || nat.witnesses < 2 {
-            self.nat.reflexive()
-        } else {
-            let v6 = self.nat.reflexive().into_iter().filter(SocketAddr::is_ipv6);
-            nat.last.map(SocketAddr::V4).into_iter().chain(v6).collect()
-        };
-        let port = hosts
-            .iter()
-            .find(|host| host.is_ipv4())
-            .map(SocketAddr::port);
-        let guessed = match (nat.mapping, nat.last, port) {
-            (Mapping::EndpointIndependent { keeps_port: false }, Some(last), Some(port)) => {
-                Some(SocketAddr::new((*last.ip()).into(), port))
-            }
-            _ => None,
-        };
-        let mut candidates: Vec<_> = hosts.iter().copied().map(of(Kind::Host)).collect();
-        candidates.sort_by_key(Candidate::order);
-        let seen = reflexive.into_iter().take(MAX_REFLEXIVE);
-        candidates.extend(seen.map(of(Kind::Reflexive)));
-        candidates.extend(self.local.mapped.iter().copied().map(of(Kind::Mapped)));
-        candidates.extend(guessed.map(of(Kind::Guessed)));
-        let mut offered: Vec<Candidate> = Vec::new();
-        for candidate in candidates {
-            let is_known = offered.iter().any(|one| one.address == candidate.address);
-            if !is_known && is_plausible(&candidate.address) && offered.len() < MAX_CANDIDATES {
-                offered.push(candidate);
-            }
-        }
-        offered
-    }
-
-    pub(super) fn say(&mut self, peer: PublicKey, message: &Message) {
-        let message = message.bytes();
-        self.events.push_back(Event::Offer { peer, message });
-    }
-
     /// Does what is due for a peer.
     pub(super) fn drive(&mut self, peer: PublicKey, now: Instant) {
         self.expire(peer, now);
         self.offer_again(peer, now);
+        self.go_again(peer, now);
         self.offer_anew(peer, now);
         self.guess_if_due(peer, now);
         while let Some(action) = self
@@ -664,41 +384,6 @@ impl Agent {
         {
             self.tokens.remove(&first.token.id);
             pair.ours.remove(0);
-        }
-    }
-
-    fn offer_again(&mut self, peer: PublicKey, now: Instant) {
-        let Some(pair) = self.pairs.get_mut(&peer) else {
-            return;
-        };
-        let Some(offering) = &mut pair.offering else {
-            return;
-        };
-        if now < offering.since + OFFERED[offering.sent - 1] {
-            return;
-        }
-        offering.sent += 1;
-        if offering.sent > OFFERED.len() {
-            pair.offering = None;
-            self.fail(peer, Why::NoAnswer, now);
-        } else {
-            let terms = self.terms(peer, now);
-            self.say(peer, &Message::Offer(terms));
-        }
-    }
-
-    /// Offers what neighbours see by now.
-    fn offer_anew(&mut self, peer: PublicKey, now: Instant) {
-        let Some(pair) = self.pairs.get_mut(&peer) else {
-            return;
-        };
-        if pair.again.is_none_or(|again| again > now) {
-            return;
-        }
-        pair.again = None;
-        if pair.is_seeking() {
-            pair.repeated += 1;
-            self.begin(peer, now);
         }
     }
 
@@ -828,7 +513,7 @@ impl Agent {
         self.fail(peer, why, now);
     }
 
-    fn fail(&mut self, peer: PublicKey, why: Why, now: Instant) {
+    pub(super) fn fail(&mut self, peer: PublicKey, why: Why, now: Instant) {
         let pair = self.pair(peer);
         let pause = BACKOFF * 2_u32.saturating_pow(pair.failures.min(10));
         pair.failures += 1;

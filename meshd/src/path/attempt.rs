@@ -192,6 +192,8 @@ pub(super) struct Lockstep {
     last: SocketAddrV4,
     delta: i16,
     round: usize,
+    /// When the first round began; both sides have to begin at the same time.
+    begun: Option<Instant>,
 }
 
 /// When an attempt has begun, when probes that are to arrive may be sent, and when it ends.
@@ -271,6 +273,12 @@ impl Attempt {
     pub(super) fn handle_go(&mut self, now: Instant) {
         let soon = now.max(self.rhythm.start + OPENING);
         self.rhythm.normal = self.rhythm.normal.min(soon);
+        if let Some(lockstep) = &mut self.lockstep
+            && lockstep.begun.is_none()
+        {
+            lockstep.begun = Some(now);
+            self.rhythm.ends = self.rhythm.ends.max(now + LASTS);
+        }
     }
 
     /// Whether an address has answered.
@@ -323,7 +331,8 @@ impl Attempt {
     fn next_round(&self) -> Option<Instant> {
         let lockstep = self.lockstep.filter(|_| self.first.is_none())?;
         let round = u32::try_from(lockstep.round).ok()?;
-        (lockstep.round < ROUNDS.len()).then(|| self.rhythm.start + ROUND * round)
+        let begun = lockstep.begun?;
+        (lockstep.round < ROUNDS.len()).then(|| begun + ROUND * round)
     }
 
     /// Adds the address of the next round.
@@ -331,7 +340,9 @@ impl Attempt {
         let Some(lockstep) = &mut self.lockstep else {
             return;
         };
-        let Lockstep { last, delta, round } = *lockstep;
+        let Lockstep {
+            last, delta, round, ..
+        } = *lockstep;
         lockstep.round += 1;
         let ahead = match self.role {
             Role::Chooses => ROUNDS[round].0,
@@ -361,13 +372,13 @@ impl Attempt {
             return None;
         }
         if now >= self.ends() {
-            self.has_ended = true;
             if self.role == Role::Chooses
                 && let Some(best) = self.better()
             {
                 self.used = Some(best);
                 return Some(Action::Use(best));
             }
+            self.has_ended = true;
             return Some(Action::End);
         }
         if self.used.is_none()
@@ -533,6 +544,7 @@ pub(super) fn checks_of(
                         last,
                         delta,
                         round: 0,
+                        begun: None,
                     });
             }
             Mapping::Random => {}

@@ -20,6 +20,9 @@ const EVERY: Duration = Duration::from_millis(5);
 pub(super) const LASTS: Duration = Duration::from_secs(8);
 /// How long after the beginning of an attempt it is clear that nothing cheaper helps.
 pub(super) const AFTER: Duration = Duration::from_millis(1500);
+/// How often the hard side says that it is ready, and how long it waits in between.
+const SAID: u8 = 3;
+const AGAIN: Duration = Duration::from_secs(1);
 /// The ports that routers give out.
 const FIRST_PORT: u16 = 1024;
 /// How many of them there are.
@@ -36,6 +39,10 @@ pub(super) enum Side {
     Hard {
         /// Where the peer is.
         to: SocketAddr,
+        /// When to say so again, since messages get lost.
+        again: Option<Instant>,
+        /// How often it was said.
+        said: u8,
     },
     /// It sends to ports at random.
     Easy {
@@ -85,9 +92,22 @@ impl Guess {
     /// When it has something to send.
     pub(super) const fn due(&self) -> Option<Instant> {
         match self.side {
-            Side::Hard { .. } => None,
+            Side::Hard { again, .. } => again,
             Side::Easy { next, .. } => Some(next),
         }
+    }
+
+    /// Whether the hard side has to say now that it is ready.
+    pub(super) fn says(&mut self, now: Instant) -> bool {
+        let Side::Hard { again, said, .. } = &mut self.side else {
+            return false;
+        };
+        if again.is_none_or(|at| at > now) {
+            return false;
+        }
+        *said += 1;
+        *again = (*said < SAID).then_some(now + AGAIN);
+        true
     }
 
     /// Where to send a probe at `now`, if it is time.
@@ -106,7 +126,8 @@ impl Guess {
         if *next > now || *next >= *until {
             return None;
         }
-        *next += EVERY;
+        // What a late timer has left out is not made good.
+        *next = (*next + EVERY).max(now);
         *count += 1;
         let place = (u64::from(*start) + u64::from(*step) * u64::from(*count)) % u64::from(PORTS);
         let port = FIRST_PORT + u16::try_from(place).expect("below the number of ports");

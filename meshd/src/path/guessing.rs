@@ -6,9 +6,9 @@ use wireguard::{PublicKey, Underlay};
 
 use super::{
     Agent, Event, Mapping, Socket,
-    agent::FRESH,
     guess::{self, Guess, Side},
     offer::{Message, OfferError},
+    pair::{FRESH, Pair},
     probe::{Probe, TokenId},
 };
 
@@ -20,7 +20,7 @@ impl Agent {
     pub fn handle_sockets(&mut self, peer: PublicKey, opened: u16, now: Instant) {
         let Some(Guess {
             peer: with,
-            side: Side::Hard { to },
+            side: Side::Hard { to, .. },
         }) = self.guess
         else {
             return;
@@ -37,9 +37,13 @@ impl Agent {
         if let Some(attempt) = &mut pair.attempt {
             attempt.extend(now + guess::LASTS + guess::AFTER);
         }
-        let about = pair.theirs.as_ref().map(|theirs| theirs.terms.token.id);
-        if let Some(about) = about.filter(|_| opened > 0) {
-            self.say(peer, &Message::Guess { about });
+        if opened > 0 {
+            let side = Side::Hard {
+                to,
+                again: Some(now),
+                said: 0,
+            };
+            self.guess = Some(Guess { peer, side });
         }
         self.drive(peer, now);
     }
@@ -50,14 +54,22 @@ impl Agent {
         let Some(mut guess) = self.guess.filter(|guess| guess.peer == peer) else {
             return;
         };
-        let is_proven = |pair: &super::agent::Pair| {
+        let is_proven = |pair: &Pair| {
             pair.attempt
                 .as_ref()
                 .is_some_and(|attempt| attempt.is_proven())
         };
-        if self.pairs.get(&peer).is_none_or(is_proven) && guess.due().is_some() {
-            self.guess = None;
-            return;
+        if self.pairs.get(&peer).is_none_or(is_proven) {
+            // The hard side's sockets are kept open until the attempt ends.
+            match &mut guess.side {
+                Side::Hard { again, .. } => *again = None,
+                Side::Easy { next, until, .. } => *until = *next,
+            }
+        }
+        let theirs = self.pair(peer).theirs.as_ref();
+        let about = theirs.map(|theirs| theirs.terms.token.id);
+        if let Some(about) = about.filter(|_| guess.says(now)) {
+            self.say(peer, &Message::Guess { about });
         }
         let ping = Probe::Ping { is_chosen: false };
         let socket = Socket::Own(Underlay::ANY_SOCKET);
@@ -86,7 +98,11 @@ impl Agent {
         };
         let is_wanted = has_traffic || theirs.terms.has_traffic;
         if is_wanted && self.guess.is_none() && self.guessed.take(peer, now) {
-            let side = Side::Hard { to };
+            let side = Side::Hard {
+                to,
+                again: None,
+                said: 0,
+            };
             self.guess = Some(Guess { peer, side });
             let count = guess::SOCKETS;
             self.events.push_back(Event::OpenSockets { peer, count });

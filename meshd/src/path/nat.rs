@@ -7,7 +7,7 @@ use std::{
 
 use wireguard::PublicKey;
 
-use super::{Local, Reflexion};
+use super::{Local, Reflexion, candidate::is_private};
 
 /// The most reflexions remembered, of each family. Of more, the oldest goes.
 const MAX_SEEN: usize = 16;
@@ -171,7 +171,8 @@ impl Nat {
 
     /// What the router does with IPv4.
     pub(super) fn view(&self, local: &Local) -> NatView {
-        let mut seen: Vec<_> = self.seen.iter().filter(|one| one.seen.is_ipv4()).collect();
+        let mut seen = self.seen_outside(local);
+        seen.retain(|one| one.seen.is_ipv4());
         seen.sort_by_key(|one| one.order);
         let mut addresses: Vec<_> = seen.iter().map(|one| one.remote.ip()).collect();
         addresses.sort_unstable();
@@ -196,11 +197,31 @@ impl Nat {
         }
     }
 
+    /// What was seen from outside the node's site: who is inside sees it before its router. If everybody is inside, all.
+    fn seen_outside(&self, local: &Local) -> Vec<&Seen> {
+        let is_outside = |one: &&Seen| {
+            let ip = one.remote.ip();
+            !is_private(ip) && !local.is_near(ip)
+        };
+        let of = |is_v4| move |one: &&Seen| one.remote.is_ipv4() == is_v4;
+        let mut found = Vec::new();
+        for is_v4 in [false, true] {
+            let all = self.seen.iter().filter(of(is_v4));
+            let outside: Vec<_> = all.clone().filter(is_outside).collect();
+            if outside.is_empty() {
+                found.extend(all);
+            } else {
+                found.extend(outside);
+            }
+        }
+        found
+    }
+
     /// Where others see the node, what most of them agree on first.
-    pub(super) fn reflexive(&self) -> Vec<SocketAddr> {
+    pub(super) fn reflexive(&self, local: &Local) -> Vec<SocketAddr> {
         let mut found: Vec<(usize, SocketAddr)> = Vec::new();
         let mut counted = std::collections::BTreeSet::new();
-        for one in &self.seen {
+        for one in self.seen_outside(local) {
             // However many addresses it was asked at, a neighbour has one voice.
             if !counted.insert((one.witness, one.seen)) {
                 continue;
@@ -431,7 +452,41 @@ mod tests {
             (2, 1, "203.0.113.1:7000"),
             (3, 1, "203.0.113.1:7000"),
         ]);
-        assert_eq!(nat.reflexive(), ["203.0.113.1:7000".parse().unwrap()]);
+        assert_eq!(
+            nat.reflexive(&Local::default()),
+            ["203.0.113.1:7000".parse().unwrap()]
+        );
+    }
+
+    #[test]
+    fn who_is_inside_the_site_says_nothing_about_its_router() {
+        let now = Instant::now();
+        let mut nat = Nat::default();
+        let local = Local {
+            hosts: vec!["192.168.1.2:7000".parse().unwrap()],
+            ..Local::default()
+        };
+        let mut handle = |n, remote: &str, seen: &str| {
+            let (remote, seen) = (remote.parse().unwrap(), seen.parse().unwrap());
+            let witness = key(n);
+            nat.handle(
+                Reflexion {
+                    witness,
+                    remote,
+                    seen,
+                    socket: 0,
+                },
+                now,
+            );
+            (nat.view(&local).mapping, nat.reflexive(&local))
+        };
+        handle(1, "192.168.1.3:7000", "192.168.1.2:7000");
+        let inside = handle(2, "10.0.0.3:7000", "192.168.1.2:7000");
+        assert_eq!(inside.0, Mapping::None);
+        handle(3, "198.51.100.3:7000", "203.0.113.1:9");
+        let (mapping, reflexive) = handle(4, "198.51.101.3:7000", "203.0.113.1:9");
+        assert_eq!(mapping, Mapping::EndpointIndependent { keeps_port: false });
+        assert_eq!(reflexive, ["203.0.113.1:9".parse().unwrap()]);
     }
 
     #[test]
@@ -451,7 +506,7 @@ mod tests {
         assert!(!nat.handle(reflexion(99, 7000), now));
         assert!(nat.handle(reflexion(99, 7001), now + Duration::from_secs(20)));
         assert_eq!(
-            nat.reflexive(),
+            nat.reflexive(&Local::default()),
             [SocketAddr::from(([203, 0, 113, 1], 7001))]
         );
     }

@@ -323,6 +323,26 @@ fn a_tenth_of_all_datagrams_may_be_lost() {
 }
 
 #[test]
+fn any_one_message_may_be_lost() {
+    for lost in 0..5 {
+        for kinds in [
+            [PORT_RESTRICTED; 2],
+            [SEQUENTIAL; 2],
+            [SEQUENTIAL, PORT_RESTRICTED],
+        ] {
+            let mut world = pair(kinds, 1);
+            world.lost_message = Some(lost);
+            meet(&mut world, &format!("{kinds:?}, without message {lost}"));
+        }
+        let mut world = pair([RANDOM, PORT_RESTRICTED], 1);
+        world.lost_message = Some(lost);
+        let found = reach(&mut world, Demand::Traffic);
+        let is_soon = found.is_ok_and(|time| time < Duration::from_secs(10));
+        assert!(is_soon, "guessing, without message {lost}");
+    }
+}
+
+#[test]
 fn in_lockstep_each_side_sends_to_one_new_address_in_a_round() {
     let mut world = pair([SEQUENTIAL; 2], 1);
     meet(&mut world, "lockstep");

@@ -235,6 +235,9 @@ pub(super) struct World {
     /// Of a thousand datagrams, so many are lost.
     pub(super) loss: u16,
     pub(super) is_blocked: bool,
+    /// Which of the messages, counted from 0, is lost.
+    pub(super) lost_message: Option<usize>,
+    messages: usize,
 }
 
 impl World {
@@ -251,6 +254,8 @@ impl World {
             hops: 6,
             loss: 0,
             is_blocked: false,
+            lost_message: None,
+            messages: 0,
         }
     }
 
@@ -372,7 +377,9 @@ impl World {
             match event {
                 Event::Offer { peer, message } => {
                     let to = self.index(peer);
-                    if self.nodes[n].has_signals && self.nodes[to].has_signals {
+                    let is_lost = self.lost_message == Some(self.messages);
+                    self.messages += 1;
+                    if !is_lost && self.nodes[n].has_signals && self.nodes[to].has_signals {
                         self.push(
                             SIGNAL,
                             What::Message {
