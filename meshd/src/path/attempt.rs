@@ -579,3 +579,38 @@ const fn predicted(mut last: SocketAddrV4, delta: i16, flows: i16) -> Candidate 
         address: SocketAddr::V4(last),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A check of an address that has answered after so many milliseconds.
+    fn answered(address: &str, is_near: bool, rtt_ms: u64) -> Check {
+        let candidate = Candidate {
+            kind: Kind::Host,
+            address: address.parse().unwrap(),
+        };
+        Check {
+            rtt: Some(Duration::from_millis(rtt_ms)),
+            ..Check::of(candidate, is_near, None)
+        }
+    }
+
+    #[test]
+    fn only_what_is_clearly_better_is_taken_instead() {
+        let (v4, v6) = ("192.0.2.1:7000", "[2001:db8::1]:7000");
+        for (one, other, is_better) in [
+            (answered(v4, false, 40), answered(v4, false, 46), true),
+            (answered(v4, false, 40), answered(v4, false, 44), false),
+            (answered(v4, false, 195), answered(v4, false, 201), false),
+            (answered(v4, false, 180), answered(v4, false, 201), true),
+            (answered(v6, false, 40), answered(v4, false, 42), true),
+            (answered(v6, false, 42), answered(v4, false, 40), false),
+            (answered(v4, false, 40), answered(v6, false, 46), false),
+            (answered(v4, true, 9), answered(v6, false, 5), true),
+            (answered(v4, false, 1), answered(v4, true, 9), false),
+        ] {
+            assert_eq!(one.is_better(&other), is_better, "{one:?} {other:?}");
+        }
+    }
+}

@@ -81,9 +81,10 @@ pub struct NatView {
 impl NatView {
     /// How often something has to be sent to keep the router open, if it has to be.
     pub const fn keepalive(&self) -> Option<Duration> {
-        match (self.mapping, self.filtering) {
-            (Mapping::None, _) | (_, Filtering::EndpointIndependent) => None,
-            _ => Some(KEEPALIVE),
+        if matches!(self.mapping, Mapping::None) {
+            None
+        } else {
+            Some(KEEPALIVE)
         }
     }
 }
@@ -443,6 +444,23 @@ mod tests {
         nat.handle_opened();
         let moved = nat.view(&Local::default()).last;
         assert_eq!(moved, Some("203.0.113.1:20005".parse().unwrap()));
+    }
+
+    #[test]
+    fn only_a_router_that_would_forget_has_to_be_kept_open() {
+        let view = |mapping, filtering| NatView {
+            mapping,
+            filtering,
+            ..NatView::default()
+        };
+        let kept = Mapping::EndpointIndependent { keeps_port: true };
+        let open = Filtering::EndpointIndependent;
+        assert_eq!(view(Mapping::None, Filtering::Unknown).keepalive(), None);
+        assert_eq!(view(kept, open).keepalive(), Some(KEEPALIVE));
+        assert_eq!(
+            view(Mapping::Unknown, Filtering::Unknown).keepalive(),
+            Some(KEEPALIVE)
+        );
     }
 
     #[test]
