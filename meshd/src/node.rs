@@ -65,7 +65,6 @@ use crate::{
     identity::{Identity, NodeId, overlay},
     labels::Labels,
     path::Demand,
-    port_mapping::Mapped,
     state::StockDevice,
 };
 
@@ -122,8 +121,6 @@ pub struct Node {
     /// Packet threads forward by something that has changed.
     stale: bool,
     started: Instant,
-    /// What the router lets in.
-    mapped: Option<Mapped>,
     /// When the node last took up its work after a gap.
     resumed: Option<Instant>,
 }
@@ -361,7 +358,6 @@ impl Node {
             outputs: VecDeque::new(),
             stale: true,
             started: now,
-            mapped: None,
             resumed: None,
             identity,
         };
@@ -381,11 +377,6 @@ impl Node {
     }
 
     // ---- packets -------------------------------------------------------------------------------------------------------------
-
-    /// The router lets the WireGuard port in, or does not any more.
-    pub fn handle_mapped(&mut self, mapped: Option<Mapped>, _now: Instant) {
-        self.mapped = mapped;
-    }
 
     /// What reads handshake messages to this node.
     pub fn reader(&self) -> &Reader {

@@ -20,6 +20,7 @@ use crate::{
     discard::Reason,
     identity::NodeId,
     path::{self, Agent, Arrival, Demand, NatView, ProbeError, Reflexion, Socket, Why},
+    port_mapping::Mapped,
     signal::Signal,
 };
 
@@ -38,6 +39,10 @@ const MAX_ADOPTED: usize = 16;
 #[derive(Debug)]
 pub(super) struct Reach {
     pub(super) agent: Agent,
+    /// This machine's addresses, with WireGuard's ports.
+    hosts: Vec<SocketAddr>,
+    /// What the router lets in.
+    pub(super) mapped: Option<Mapped>,
     /// Neighbours that are being asked what they see, by link.
     questions: BTreeMap<LinkId, Question>,
     /// When each peer was last told what we see.
@@ -73,6 +78,8 @@ impl Reach {
                 fresh.identity.node().public_key(),
                 &secret.finalize().into(),
             ),
+            hosts: Vec::new(),
+            mapped: None,
             questions: BTreeMap::new(),
             answered: BTreeMap::new(),
             ways: BTreeMap::new(),
@@ -118,9 +125,21 @@ impl Node {
 
     /// The addresses of this machine in the underlay, with WireGuard's ports, are these.
     pub fn handle_hosts(&mut self, hosts: Vec<SocketAddr>, now: Instant) {
+        self.reach.hosts = hosts;
+        self.tell_local(now);
+    }
+
+    /// The router lets the WireGuard port in, or does not any more.
+    pub fn handle_mapped(&mut self, mapped: Option<Mapped>, now: Instant) {
+        self.reach.mapped = mapped;
+        self.tell_local(now);
+    }
+
+    fn tell_local(&mut self, now: Instant) {
+        let mapped = self.reach.mapped.map(|mapped| mapped.external.into());
         let local = path::Local {
-            hosts,
-            mapped: Vec::new(),
+            hosts: self.reach.hosts.clone(),
+            mapped: mapped.into_iter().collect(),
             refused: vec![crate::identity::overlay().into()],
         };
         self.reach.agent.set_local(local, now);
