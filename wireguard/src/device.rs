@@ -328,6 +328,12 @@ impl Device {
         self.touch(key, now, Entry::initiate);
     }
 
+    /// There is a new way to a peer, which begins with a handshake: sends an initiation there at once, also while a session is open. The
+    /// session moves there only if it has no other way.
+    pub fn call(&mut self, key: &PublicKey, endpoint: Endpoint, now: Instant) {
+        self.touch(key, now, |entry, now, out| entry.call(endpoint, now, out));
+    }
+
     /// Says where a peer may be found. A session that works stays where it is; an attempt that had no address goes on at once.
     pub fn set_endpoints(&mut self, key: &PublicKey, endpoints: Vec<Endpoint>, now: Instant) {
         self.touch(key, now, |entry, now, out| {

@@ -337,12 +337,11 @@ impl Batch<'_> {
             keypair.sent = 1;
         }
         self.fresh();
-        // The peer may answer from another address of the underlay than it was called at. But where one end called over the overlay and
-        // the answer comes over the underlay, or the other way round, somebody in between carried it across.
-        let at = match (initiation.to, from) {
-            (Some(called @ Endpoint::Overlay(_)), Endpoint::Underlay(_))
-            | (Some(called @ Endpoint::Underlay(_)), Endpoint::Overlay(_)) => called,
-            (Some(_) | None, _) => from,
+        // The peer may answer from another address than it was called at. But where the call went by one class of ways and the answer
+        // comes by another, somebody in between carried it across.
+        let at = match initiation.to {
+            Some(called) if called.class() != from.class() => called,
+            Some(_) | None => from,
         };
         if was_established {
             self.roam(at);

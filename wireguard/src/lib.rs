@@ -70,7 +70,7 @@ mod tunnel;
 
 pub use allowed_ips::AllowedIps;
 pub use device::{AddPeerError, Device, Event, Transmit};
-pub use endpoint::{Endpoint, Underlay};
+pub use endpoint::{Class, Endpoint, Underlay};
 pub use gate::{Gate, Load, Passage};
 pub use handshake::HandshakeError;
 pub use index::Indices;

@@ -314,6 +314,18 @@ impl Entry {
         self.visit_locked(&mut batch, now, out);
     }
 
+    /// There is a new way, which the peer does not know yet: asks for a new session by it, whichever way the present one goes.
+    pub(crate) fn call(&mut self, endpoint: Endpoint, now: Now, out: &mut Outputs) {
+        let session = Arc::clone(&self.session);
+        let mut batch = session.lock(now.instant);
+        self.heed(&mut batch, now, out);
+        let attempt = Attempt::due(now.millis);
+        self.attempt.get_or_insert(attempt);
+        let initiation = batch.initiate(&mut out.transmits);
+        self.send_initiation(&mut batch, initiation, endpoint, now, out);
+        self.visit_locked(&mut batch, now, out);
+    }
+
     /// Our addresses changed: lets the peer see the new ones.
     pub(crate) fn handle_network_change(&mut self, now: Now, out: &mut Outputs) {
         let session = Arc::clone(&self.session);

@@ -456,6 +456,17 @@ impl Batch<'_> {
         self.state.endpoint = Some(endpoint);
     }
 
+    /// The stream is no more: a session that went there is nowhere until it is heard from again.
+    pub fn forget_stream(&mut self, stream: &Underlay) {
+        let goes_there = |endpoint: Endpoint| {
+            let underlay = endpoint.underlay();
+            underlay.is_some_and(|underlay| underlay.is_same_way(stream))
+        };
+        if stream.is_stream() && self.state.endpoint.is_some_and(goes_there) {
+            self.state.endpoint = None;
+        }
+    }
+
     /// Says which further ways over the underlay lead to the peer: an authentic packet that comes one of them does not move the session.
     pub fn set_paths(&mut self, paths: Vec<Underlay>) {
         self.state.paths = paths;
@@ -678,16 +689,15 @@ impl Batch<'_> {
     }
 
     /// The peer was heard at `from`, which moves it unless one of these is so: `from` is another way that is known to lead to it; or
-    /// the one is an address of the underlay and the other is not. Whoever stands between the two can carry a packet from the one
-    /// to the other, so it proves nothing.
+    /// the two are ways of different classes. Whoever stands between them can carry a packet from the one to the other, so it proves
+    /// nothing.
     pub(crate) fn roam(&mut self, from: Endpoint) {
         let stays = match (self.state.endpoint, from) {
-            (Some(Endpoint::Underlay(_)), Endpoint::Underlay(from)) => {
+            (Some(way), from) if way.class() != from.class() => true,
+            (Some(_), Endpoint::Underlay(from)) => {
                 self.state.paths.iter().any(|path| path.is_same_way(&from))
             }
-            (Some(Endpoint::Overlay(_)), Endpoint::Underlay(_))
-            | (Some(Endpoint::Underlay(_)), Endpoint::Overlay(_)) => true,
-            (Some(Endpoint::Overlay(_)), Endpoint::Overlay(_)) | (None, _) => false,
+            (Some(_), Endpoint::Overlay(_)) | (None, _) => false,
         };
         if !stays {
             self.settle(from);
@@ -699,7 +709,8 @@ impl Batch<'_> {
         if self.state.endpoint == Some(from) || !self.owns(from) {
             return;
         }
-        if self.state.endpoint.map(|endpoint| endpoint.remote()) != Some(from.remote()) {
+        let place = |endpoint: Endpoint| (endpoint.class(), endpoint.remote());
+        if self.state.endpoint.map(place) != Some(place(from)) {
             self.signals.roamed = true;
             self.state.left = self.state.left.or(self.state.endpoint);
         }
@@ -736,12 +747,11 @@ impl Batch<'_> {
         self.state.received = Some(self.now);
         self.state.unanswered = None;
         let is_the_way = match (self.state.endpoint, from) {
+            (Some(way), from) if way.class() != from.class() => false,
             (Some(Endpoint::Underlay(way)), Endpoint::Underlay(from)) => {
                 self.state.paths.is_empty() || way.is_same_way(&from)
             }
-            (Some(Endpoint::Overlay(_)), Endpoint::Overlay(_)) | (None, _) => true,
-            (Some(Endpoint::Underlay(_)), Endpoint::Overlay(_))
-            | (Some(Endpoint::Overlay(_)), Endpoint::Underlay(_)) => false,
+            (Some(_) | None, _) => true,
         };
         if is_the_way {
             self.state.waiting = None;

@@ -50,6 +50,50 @@ both_engines! {
         assert_eq!(place(&lab), Some(relayed));
     }
 
+    fn a_stream_is_a_class_of_its_own(engine: Engine) {
+        let mut lab = Lab::connected(engine);
+        let udp = place(&lab);
+        let [stream, other] = [7, 8].map(|port| {
+            let remote = SocketAddr::new(elsewhere().ip(), port);
+            Underlay::stream(remote, None)
+        });
+        hear_from(&mut lab, stream.into());
+        assert_eq!(place(&lab), udp, "whoever stands between may have carried it");
+        lab.session(1, 0).lock(lab.now).set_endpoint(stream.into());
+        hear_from(&mut lab, at(elsewhere()));
+        assert_eq!(place(&lab), Some(stream.into()));
+        hear_from(&mut lab, other.into());
+        assert_eq!(place(&lab), Some(other.into()), "a new stream takes the place of the last");
+        lab.session(1, 0).lock(lab.now).forget_stream(&stream);
+        assert_eq!(place(&lab), Some(other.into()));
+        lab.session(1, 0).lock(lab.now).forget_stream(&other);
+        assert_eq!(place(&lab), None);
+        hear_from(&mut lab, at(elsewhere()));
+        assert_eq!(place(&lab), Some(at(elsewhere())));
+    }
+
+    fn a_new_way_is_called_at_once_and_moves_only_a_session_that_has_none(engine: Engine) {
+        for is_open in [true, false] {
+            let mut lab = if is_open { Lab::connected(engine) } else { Lab::pair(engine) };
+            lab.run(Duration::from_secs(10));
+            let (before, stream) = (lab.session(0, 1).endpoint(), Underlay::stream(elsewhere(), None));
+            while lab.nodes[0].device.poll_transmit().is_some() {}
+            let handshakes = lab.session(0, 1).counters().handshakes;
+            lab.nodes[0].device.call(&public(1), stream.into(), lab.now);
+            let initiation = lab.nodes[0].device.poll_transmit().unwrap();
+            assert_eq!(initiation.endpoint, stream.into());
+            let theirs = Underlay::stream("192.0.2.9:9".parse().unwrap(), None);
+            lab.handshake(1, theirs.into(), &initiation.payload).unwrap();
+            let response = lab.nodes[1].device.poll_transmit().unwrap();
+            assert_eq!(response.endpoint, theirs.into());
+            lab.handshake(0, stream.into(), &response.payload).unwrap();
+            assert_eq!(lab.session(0, 1).counters().handshakes, handshakes + 1);
+            assert_eq!(lab.nodes[0].device.poll_transmit().unwrap().endpoint, stream.into());
+            let after = if is_open { before } else { Some(stream.into()) };
+            assert_eq!(lab.session(0, 1).endpoint(), after);
+        }
+    }
+
     fn a_known_path_does_not_move_a_session_and_an_unknown_one_does(engine: Engine) {
         let mut lab = Lab::connected(engine);
         let before = place(&lab);
