@@ -71,6 +71,23 @@ pub fn confine(needs: &Needs) -> Vec<Missing> {
     [files, calls].into_iter().filter_map(Result::err).collect()
 }
 
+/// Takes from this thread, and from all it starts, every file and every TCP port to listen on; what is open stays open, and it may go on
+/// to connect. [`confine`] takes that too, from all threads that come later: so only those that are confined here can.
+///
+/// # Errors
+/// The kernel cannot.
+pub fn confine_connections() -> Result<(), Missing> {
+    let restrict = || -> Result<RulesetStatus, Box<dyn std::error::Error>> {
+        let ruleset = Ruleset::default()
+            .handle_access(AccessFs::from_all(ABI::V6))?
+            .handle_access(AccessNet::BindTcp)?
+            .scope(Scope::Signal)?
+            .create()?;
+        Ok(ruleset.restrict_self()?.ruleset)
+    };
+    enforced(restrict()).map_err(Missing::Landlock)
+}
+
 /// What the C library reads to resolve a name, in the file or through a module it loads. Whole directories, because a rule for a file
 /// is lost when the file is replaced, as network managers replace `/etc/resolv.conf`. File permissions hold besides.
 const RESOLVER: [&str; 8] = [
@@ -133,7 +150,11 @@ fn confine_files(needs: &Needs) -> Result<(), String> {
         }
         Ok(ruleset.restrict_self()?.ruleset)
     };
-    match restrict() {
+    enforced(restrict())
+}
+
+fn enforced(status: Result<RulesetStatus, Box<dyn std::error::Error>>) -> Result<(), String> {
+    match status {
         Ok(RulesetStatus::FullyEnforced | RulesetStatus::PartiallyEnforced) => Ok(()),
         Ok(RulesetStatus::NotEnforced) => Err("this kernel does not have it".to_owned()),
         Err(error) => Err(error.to_string()),
@@ -357,6 +378,28 @@ mod tests {
             check(result).unwrap_err().raw_os_error()
         });
         assert_eq!(refused, Some(libc::EPERM));
+    }
+
+    #[test]
+    fn who_keeps_connections_has_no_files_and_listens_nowhere_where_the_kernel_has_landlock() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let (confined, connected, file, port) = on_a_thread(move || {
+            set_no_new_privs(true).unwrap();
+            let confined = confine_connections();
+            let connected = std::net::TcpStream::connect(address).map(drop);
+            let file = std::fs::File::open("/proc/self/status");
+            let port = std::net::TcpListener::bind("127.0.0.1:0");
+            (confined, connected, file, port)
+        });
+        connected.unwrap();
+        match confined {
+            Ok(()) => {
+                assert_eq!(file.unwrap_err().kind(), io::ErrorKind::PermissionDenied);
+                assert_eq!(port.unwrap_err().kind(), io::ErrorKind::PermissionDenied);
+            }
+            Err(why) => assert!(why.to_string().contains("does not have it"), "{why}"),
+        }
     }
 
     #[test]

@@ -14,6 +14,17 @@ pub struct Poll<'fd> {
     descriptors: std::marker::PhantomData<BorrowedFd<'fd>>,
 }
 
+/// What a descriptor is watched for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Interest {
+    /// Something to read.
+    Read,
+    /// Room to write.
+    Write,
+    /// Either.
+    Both,
+}
+
 impl<'fd> Poll<'fd> {
     /// Watches `descriptors` for something to read; [`is_ready`](Self::is_ready) takes their positions.
     pub fn new(descriptors: &[BorrowedFd<'fd>]) -> Self {
@@ -22,6 +33,26 @@ impl<'fd> Poll<'fd> {
             .map(|fd| libc::pollfd {
                 fd: fd.as_raw_fd(),
                 events: libc::POLLIN,
+                revents: 0,
+            })
+            .collect();
+        Self {
+            entries,
+            descriptors: std::marker::PhantomData,
+        }
+    }
+
+    /// Watches each of `descriptors` for what is to be done with it.
+    pub fn of(descriptors: &[(BorrowedFd<'fd>, Interest)]) -> Self {
+        let entries = descriptors
+            .iter()
+            .map(|(fd, interest)| libc::pollfd {
+                fd: fd.as_raw_fd(),
+                events: match interest {
+                    Interest::Read => libc::POLLIN,
+                    Interest::Write => libc::POLLOUT,
+                    Interest::Both => libc::POLLIN | libc::POLLOUT,
+                },
                 revents: 0,
             })
             .collect();
