@@ -220,6 +220,7 @@ fn fib(destinations: usize) -> (Fib, Vec<Arc<Session>>) {
     let given = (1..=destinations).map(|number| {
         let labelled = Labelled {
             from: at,
+            class: wireguard::Class::Underlay,
             session: Arc::clone(&sessions[0]),
             stats: Arc::clone(&neighbour.stats),
             pair: Pair {

@@ -21,7 +21,7 @@ use crate::{
     alerts::Alerts,
     bell::Bell,
     clock_watch::{self, ClockWatch, Reading},
-    config::{HostPort, MAX_QUEUES, Settings, Source},
+    config::{HostPort, MAX_QUEUES, Settings, Source, StreamListen},
     control::{Control, Remembered, chain, note_write},
     discard::Discards,
     driver::{self, NodeHandle, Request, Vitals},
@@ -33,6 +33,7 @@ use crate::{
         hardening,
         netlink::{self, Netlink, NetlinkError},
         nft::Guard,
+        tcp::{self, Listener},
         tun::{self, Tun},
         udp::{self, UdpSocket},
     },
@@ -43,6 +44,7 @@ use crate::{
     notify::Notifier,
     port_mapping::{Mapped, PortMapping},
     state::{self, PeerSeen, Port, StateDir, StateError, StateLock, Stock},
+    stream::{self, Berth},
     telemetry::Telemetry,
 };
 
@@ -67,6 +69,9 @@ pub enum RunError {
     /// A listening socket.
     #[error("cannot listen")]
     Listen(#[from] udp::BindError),
+    /// A listening socket for streams.
+    #[error("cannot listen for streams")]
+    ListenStreams(#[from] tcp::BindError),
     /// The TUN device.
     #[error("cannot make the overlay interface")]
     Tun(#[from] tun::OpenError),
@@ -191,6 +196,7 @@ async fn live(launch: Launch) -> Result<(), RunError> {
         None => None,
     };
     let (sockets, port) = bind(&settings.listen, &state, &alerts)?;
+    let listeners = listeners(&settings)?;
     let tun = Tun::open(&settings.interface.name)?;
     let lan =
         Lan::open(&settings, node, &sockets, tun.index(), clock.now()).map_err(RunError::Random)?;
@@ -218,13 +224,18 @@ async fn live(launch: Launch) -> Result<(), RunError> {
     };
     let empty = Fib::new(own, [], []);
     let (notices_in, notices) = Bell::default().queue(driver::NOTICES);
+    let (table, commands) = stream::table().map_err(RunError::Start)?;
     let shared = Shared {
         fib: Arc::new(ArcSwap::from_pointee(empty)),
         tun: Arc::new(tun),
         clock,
         relay_limit: Arc::new(RelayLimit::new(clock.now())),
         outlet: Outlet {
-            sockets: Arc::new(Sockets::new(sockets).map_err(RunError::Start)?),
+            sockets: Arc::new(
+                Sockets::new(sockets)
+                    .map_err(RunError::Start)?
+                    .with_streams(table),
+            ),
             discards: Arc::clone(&discards),
             notices: notices_in,
         },
@@ -240,11 +251,20 @@ async fn live(launch: Launch) -> Result<(), RunError> {
         .map(|port| PortMapping::start(port, Arc::clone(&network_changed), tell_mapped))
         .transpose()
         .map_err(RunError::Start)?;
-    confine(&settings, &source, &state, &alerts);
     let (ended, mut endings) = mpsc::channel(4);
+    // Before all others, which lose the right to connect.
+    let berth = Berth::new(&ended).map_err(RunError::Start)?;
+    confine(&settings, &source, &state, &alerts);
+    let streams = stream::Setup {
+        berth,
+        commands,
+        listeners,
+    };
     let (requests, names) = mpsc::channel(driver::REQUESTS);
-    let threads = driver::start(&settings, fresh, shared, others, notices, requests, &ended)
-        .map_err(RunError::Start)?;
+    let threads = driver::start(
+        &settings, fresh, shared, others, notices, requests, streams, &ended,
+    )
+    .map_err(RunError::Start)?;
     info!(node = settings.name, address = %node.address(), interface = settings.interface.name, port, "Node up");
 
     let control = Arc::new(Control {
@@ -463,6 +483,21 @@ fn bind(
         note_write(alerts, &written);
     }
     Ok((sockets, port))
+}
+
+/// Opens the sockets that streams are taken at. One that nobody has asked for by its address may be missing.
+fn listeners(settings: &Settings) -> Result<Vec<Listener>, RunError> {
+    let mut listeners = Vec::new();
+    for (address, wish) in settings.stream_addresses() {
+        match (Listener::bind(address, netlink::MARK), wish) {
+            (Ok(listener), _) => listeners.push(listener),
+            (Err(error), StreamListen::At(_)) => return Err(error.into()),
+            (Err(error), StreamListen::Auto) => {
+                warn!(%address, error = chain(&error), "No streams are taken here: peers whose network lets no UDP out cannot connect");
+            }
+        }
+    }
+    Ok(listeners)
 }
 
 /// How many queues packets have, each with two threads.

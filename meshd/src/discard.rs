@@ -115,6 +115,15 @@ reasons! {
     HandshakeQueueFull => "handshake-queue-full",
     /// A session without a known endpoint, or no socket of the endpoint's family.
     NoEndpoint => "no-endpoint",
+    /// A TCP stream took no more at once; what is sent there is not queued.
+    StreamFull => "stream-full",
+    /// For a TCP stream that is gone.
+    StreamGone => "stream-gone",
+    /// Longer than a frame of a TCP stream can be.
+    StreamTooLong => "stream-too-long",
+    /// From outside: a TCP connection that did not begin with a handshake to this node in time, or whose place another took; connections
+    /// are counted, not packets.
+    StreamStranger => "stream-stranger",
     /// The kernel did not take the datagram: buffers full, or no route on the underlay.
     SendFailed => "send-failed",
     /// The kernel did not take the packet on the TUN device.

@@ -28,7 +28,11 @@
 //! on an open node; their message goes back to be answered.
 //!
 //! The only lock is that of one session: for one batch of packets, or for one step of a handshake, for which packets of that session
-//! (and of no other) wait 0.15 ms. Nobody ever holds two.
+//! (and of no other) wait 0.15 ms. Nobody ever holds two. Besides, whoever sends in a TCP stream locks that stream for a write that takes
+//! what there is room for and does not wait.
+//!
+//! One more thread, `stream`, keeps the TCP streams (`stream/`), reads them as `outside` reads its sockets, and shares the TUN queue and the
+//! sockets of the first shard. It alone may connect, and may open no file: it is started before the others lose the right to.
 //!
 //! On more than three processors there are several of inside and outside, in pairs, each with a queue of the TUN device and sockets of its
 //! own; the first is the one that the node loop and the handshake thread use. Order inside a flow holds because the kernel keeps a flow in one
@@ -50,7 +54,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 use tracing::{debug, error, warn};
-use wireguard::{Gate, PublicKey};
+use wireguard::{Gate, Mac1, PublicKey};
 
 use crate::{
     admin::Trace,
@@ -62,6 +66,7 @@ use crate::{
     io::wake::Wake,
     node::{Fresh, Node, Output, Pong, derive},
     pulse::Pulse,
+    stream::{self, StreamThread},
 };
 
 /// Notices of the packet threads: a burst of packets for a closed session at most.
@@ -278,11 +283,13 @@ pub fn start(
     others: Vec<Shared>,
     notices: Receiver<Notice>,
     requests: mpsc::Sender<Request>,
+    streams: stream::Setup,
     ended: &mpsc::Sender<String>,
 ) -> io::Result<Threads> {
     let key = fresh.identity.node().public_key();
     let node = Node::new(settings, fresh, first.clock.now());
     let extra = Shard::new(first.clone(), &key)?;
+    let (shared, for_streams) = (first.clone(), Shard::new(first.clone(), &key)?);
     let first = Shard::new(first, &key)?;
     let others: io::Result<Vec<Shard>> = others
         .into_iter()
@@ -318,6 +325,7 @@ pub fn start(
         Ok(())
     })?;
     let extra = extra.outside(&doors);
+    let for_streams = for_streams.outside(&doors);
     drop(doors);
     let (mut packets, mut pulses) = (Vec::new(), Vec::new());
     let shards = std::iter::once((outside, inside)).chain(shards);
@@ -336,6 +344,18 @@ pub fn start(
         "extra",
         Box::new(|stop, pulse| extra.run_extra(stop, pulse)),
     )?;
+    if let Some(table) = shared.outlet.sockets.streams().map(Arc::clone) {
+        let stream::Setup {
+            berth,
+            commands,
+            listeners,
+        } = streams;
+        let mac1 = Mac1::new(&key);
+        let thread = StreamThread::new(shared, for_streams, mac1, table, commands, listeners);
+        let (stop, pulse) = (Arc::clone(&stop), Arc::new(Pulse::new("stream")?));
+        pulses.push(Arc::clone(&pulse));
+        packets.push(berth.run(Box::new(move || thread.run(&stop, &pulse)))?);
+    }
     Ok(Threads {
         node: handle,
         stop,
@@ -462,7 +482,7 @@ impl Shard {
 }
 
 /// Runs a thread that says on `ended` when it ends, however it does.
-fn spawn(
+pub(crate) fn spawn(
     name: &'static str,
     ended: &mpsc::Sender<String>,
     run: impl FnOnce() -> io::Result<()> + Send + 'static,
@@ -568,6 +588,7 @@ impl NodeLoop {
                     self.node.handle_echo_reply(number, received);
                 }
                 Notice::FirstContact(packet) => self.node.handle_first_contact(packet, now),
+                Notice::Stream(event) => self.node.handle_stream(event, now),
                 Notice::UnknownLabel { from, label } => {
                     self.node.handle_unknown_label(from, label, now);
                 }
@@ -678,6 +699,13 @@ impl NodeLoop {
                     has_changed = true;
                 }
                 Output::Changed => has_changed = true,
+                Output::Stream(command) => {
+                    // A command that is not heard leads to nothing, as an address that nobody answers at.
+                    let streams = self.shared.outlet.sockets.streams();
+                    if !streams.is_some_and(|streams| streams.ask(command)) {
+                        debug!("No thread for streams has time");
+                    }
+                }
                 Output::Resolve { peer, endpoints } => {
                     // Full only while the resolver hangs; the node asks again when its peer stays silent.
                     let request = Request::Resolve { peer, endpoints };

@@ -21,7 +21,7 @@ use std::{
 
 use ipnetwork::Ipv6Network;
 use routing::LinkId;
-use wireguard::{Indices, PublicKey, Session, Underlay};
+use wireguard::{Class, Indices, PublicKey, Session, Underlay};
 
 use crate::{
     config::Admission, icmp::EchoToken, identity::overlay, labels::Pair, path::probe::TokenId,
@@ -222,6 +222,8 @@ pub struct NextHop {
 pub struct Labelled {
     /// Where they have to come from.
     pub from: SocketAddr,
+    /// By which sort of way.
+    pub class: Class,
     /// The session of the link that they come by.
     pub session: Arc<Session>,
     /// What is noted about that link.

@@ -43,6 +43,7 @@ pub mod signal;
 #[cfg(feature = "_sim")]
 pub mod sim;
 pub mod state;
+pub mod stream;
 pub mod telemetry;
 #[cfg(any(test, feature = "_sim"))]
 mod testdata;

@@ -14,6 +14,7 @@ mod peers;
 mod reach;
 mod report;
 mod routes;
+mod streams;
 #[cfg(test)]
 mod tests;
 mod trace;
@@ -42,9 +43,10 @@ use self::{
     acquaint::Acquaintances,
     found::FoundNodes,
     history::History,
-    links::Links,
+    links::{Dial, Links},
     peers::{Entry, Names, Reachable, Rtt},
     reach::Reach,
+    streams::Streams,
     trace::Traces,
 };
 pub use self::{
@@ -66,6 +68,7 @@ use crate::{
     labels::Labels,
     path::Demand,
     state::StockDevice,
+    stream,
 };
 
 /// Names of an endpoint are resolved again at most this often while nobody answers.
@@ -106,6 +109,7 @@ pub struct Node {
     epoch: u32,
     agenda: Agenda<Task>,
     traces: Traces,
+    streams: Streams,
     history: History,
     rng: fastrand::Rng,
     peers: BTreeMap<PublicKey, Entry>,
@@ -150,6 +154,8 @@ enum Task {
     Reflect,
     /// The probes of straight ways to a peer, and their end.
     Ways(PublicKey),
+    /// Whether a peer is to be reached by a stream is looked at.
+    Streams,
 }
 
 /// What the node wants done, in this order.
@@ -194,6 +200,8 @@ pub enum Output {
     Publish(Fib),
     /// A session opened or closed: who waits for one should look again.
     Changed,
+    /// Have the thread that keeps streams do this.
+    Stream(stream::Command),
     /// Resolve these names and answer with [`Node::handle_resolved`].
     Resolve {
         /// Whose endpoints they are.
@@ -341,6 +349,7 @@ impl Node {
             epoch: 0,
             agenda: Agenda::default(),
             traces: Traces::default(),
+            streams: Streams::default(),
             history: History::default(),
             rng,
             peers: BTreeMap::new(),
@@ -532,6 +541,7 @@ impl Node {
             Task::Acquaint => self.tend_acquaintances(now),
             Task::Reflect => self.ask_reflexions(false, now),
             Task::Ways(peer) => self.tend_ways(&peer, now),
+            Task::Streams => self.tend_streams(now),
             Task::Trace(number) => self.finish_trace(number),
         }
     }
@@ -579,10 +589,14 @@ impl Node {
         for id in self.links.iter().map(|(id, _)| id).collect::<Vec<_>>() {
             self.router.handle_hint(id, Hint::Silent, now);
         }
+        for entry in self.peers.values_mut() {
+            entry.dials.iter_mut().for_each(Dial::hurry);
+        }
         for peer in self.peers.keys().copied().collect::<Vec<_>>() {
             self.dial(&peer, now);
         }
         self.on_reach_network_change(now);
+        self.hurry_streams(now);
         self.drain(now);
     }
 
@@ -710,6 +724,7 @@ impl Node {
         self.choose_path(&peer, now);
         self.try_path(&peer, now);
         self.on_reach_opened(&peer, now);
+        self.look_at_streams(now);
         self.note_path(&peer, now);
         self.send_traces(&peer, now);
         self.release(peer, now);

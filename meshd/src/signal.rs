@@ -7,6 +7,8 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use wireguard::PublicKey;
 
+use wireguard::Underlay;
+
 use crate::{
     labels::Pair,
     packet::{self, HEADER, Ipv6Header, UDP},
@@ -113,6 +115,19 @@ pub enum Way {
     Direct,
     /// Through other nodes.
     Relayed,
+    /// In a TCP stream over the underlay.
+    Stream,
+}
+
+impl Way {
+    /// How a datagram goes that is sent straight to this address.
+    pub const fn straight(to: &Underlay) -> Self {
+        if to.is_stream() {
+            Self::Stream
+        } else {
+            Self::Direct
+        }
+    }
 }
 
 /// A question whether, and how well, a way works.
@@ -159,6 +174,7 @@ impl Signal {
                     way: match body[4] {
                         0 => Way::Direct,
                         1 => Way::Relayed,
+                        2 => Way::Stream,
                         _ => return None,
                     },
                 }))
@@ -270,6 +286,7 @@ impl Signal {
                 body[4] = match way {
                     Way::Direct => 0,
                     Way::Relayed => 1,
+                    Way::Stream => 2,
                 };
             }
             Self::Echo(echo) => {
@@ -385,7 +402,7 @@ mod tests {
     const B: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 9, 9, 9, 9);
 
     fn signals() -> impl Strategy<Value = Signal> {
-        let way = prop_oneof![Just(Way::Direct), Just(Way::Relayed)];
+        let way = prop_oneof![Just(Way::Direct), Just(Way::Relayed), Just(Way::Stream)];
         prop_oneof![
             (any::<u32>(), way).prop_map(|(id, way)| Signal::Probe(Probe { id, way })),
             any::<(u32, u16, u64, u64)>().prop_map(|(id, size, expected, received)| {
@@ -505,6 +522,7 @@ mod tests {
             let expected = match name {
                 "probe 01020304, direct" => Some(probe(Way::Direct)),
                 "probe 01020304, relayed, in a packet of 100 bytes" => Some(probe(Way::Relayed)),
+                "probe 01020304, in a stream" => Some(probe(Way::Stream)),
                 "probe 01020304, direct, with fields of a later release" => {
                     assert_eq!(read, Some(probe(Way::Direct)));
                     continue;
@@ -535,7 +553,7 @@ mod tests {
                 seen += 1;
             }
         }
-        assert_eq!(seen, 13);
+        assert_eq!(seen, 14);
     }
 
     proptest! {

@@ -102,6 +102,7 @@ pub(crate) fn scene() -> &'static Scene {
         };
         let labelled = Labelled {
             from: next_hop.endpoint.remote,
+            class: wireguard::Class::Underlay,
             session: Arc::clone(&next_hop.session),
             stats: Arc::clone(&next_hop.stats),
             pair: Pair {

@@ -223,6 +223,15 @@ impl Path {
         }
     }
 
+    /// In a TCP stream over the underlay.
+    #[must_use]
+    pub fn stream(endpoint: SocketAddr) -> Self {
+        Self {
+            kind: PathKind::Stream,
+            ..Self::direct(endpoint)
+        }
+    }
+
     /// Straight over the underlay.
     #[must_use]
     pub fn direct(endpoint: SocketAddr) -> Self {
@@ -295,11 +304,13 @@ pub enum WarningCode {
     OriginConflict,
     /// A neighbour drops what it is given to carry.
     RelayDrops,
+    /// Peers are reached over TCP, since UDP does not pass.
+    UdpBlocked,
 }
 
 impl WarningCode {
     /// Every code.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::NotYet,
         Self::NoEndpoint,
         Self::NoNft,
@@ -312,6 +323,7 @@ impl WarningCode {
         Self::IdentityCloned,
         Self::OriginConflict,
         Self::RelayDrops,
+        Self::UdpBlocked,
     ];
 
     /// What `meshd help CODE` prints: what it means, and what to do.
@@ -390,6 +402,13 @@ impl WarningCode {
                  neighbour is broken, overloaded, or drops packets on purpose; it is not used for a while, and again later.\n\
                  To do: meshd links; meshd trace NAME    (does it stay away, or come back and fail again?)"
             }
+            Self::UdpBlocked => {
+                "UDP does not pass between this node and a peer, but TCP does: packets go inside a TCP stream. Everything works, \
+                 slower: what one lost segment holds up waits for it, and a stream that is full drops packets. UDP is tried \
+                 again all the time, and used as soon as it passes.\nTo do: let UDP to the peer's WireGuard port out of this \
+                 network's firewall, and into the peer's; if only port 443 gets out, streams need a peer with \
+                 [wireguard] stream_listen = [\"auto\", \"[::]:443\", \"0.0.0.0:443\"]."
+            }
         }
     }
 }
@@ -409,6 +428,7 @@ impl fmt::Display for WarningCode {
             Self::IdentityCloned => "IDENTITY-CLONED",
             Self::OriginConflict => "ORIGIN-CONFLICT",
             Self::RelayDrops => "RELAY-DROPS",
+            Self::UdpBlocked => "UDP-BLOCKED",
         })
     }
 }

@@ -266,6 +266,7 @@ impl From<RunError> for Failure {
         let error = match error {
             RunError::State(error) => return Self::from(error),
             other @ (RunError::Listen(_)
+            | RunError::ListenStreams(_)
             | RunError::Tun(_)
             | RunError::Netlink(_)
             | RunError::Socket { .. }
@@ -292,6 +293,20 @@ impl From<RunError> for Failure {
                 }
                 Some(libc::EACCES | libc::EPERM) => {
                     (Exit::Permission, "the same command with sudo".into())
+                }
+                _ => (Exit::Failed, "meshd config check".into()),
+            },
+            RunError::ListenStreams(error) => match error.source.raw_os_error() {
+                Some(libc::EADDRINUSE) => {
+                    let port = error.address.port();
+                    let next = format!(
+                        "ss -tlpn 'sport = :{port}'     (who has it), or without it in [wireguard] stream_listen"
+                    );
+                    (Exit::Failed, next)
+                }
+                Some(libc::EACCES | libc::EPERM) => {
+                    let next = "systemctl edit meshd     (a port below 1024 needs what meshd.service says there)";
+                    (Exit::Permission, next.into())
                 }
                 _ => (Exit::Failed, "meshd config check".into()),
             },

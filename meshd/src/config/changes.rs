@@ -64,6 +64,10 @@ impl Settings {
                 self.port_mapping != new.port_mapping,
             ),
             ("control.mdns", self.find_on_lan != new.find_on_lan),
+            (
+                "wireguard.stream_listen",
+                self.stream_listen != new.stream_listen,
+            ),
             ("api.socket", self.api.socket != new.api.socket),
             ("api.group", self.api.group != new.api.group),
             ("log.format", self.log.format != new.log.format),
@@ -106,6 +110,7 @@ impl Settings {
             listen: running.listen,
             port_mapping: running.port_mapping,
             find_on_lan: running.find_on_lan,
+            stream_listen: running.stream_listen,
             api: running.api,
             metrics: running.metrics,
             log: LogSettings {

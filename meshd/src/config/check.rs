@@ -12,10 +12,10 @@ use super::address::{HostPort, PeerAddress};
 use super::fault::Fault;
 use super::settings::{
     Admission, ApiSettings, InboundSettings, InterfaceSettings, LogSettings, PeerSettings,
-    RelaySettings, Settings, StockRouting, StockSettings,
+    RelaySettings, Settings, StockRouting, StockSettings, StreamListen,
 };
 use super::{
-    Config, Dht, DnsMode, Endpoints, MAX_QUEUES, Peer, PeerInbound, Stock, Trust, Verdict,
+    AUTO, Config, Dht, DnsMode, Endpoints, MAX_QUEUES, Peer, PeerInbound, Stock, Trust, Verdict,
 };
 use crate::admin::{Warning, WarningCode};
 use crate::identity::{NodeId, leaf_address, overlay};
@@ -69,6 +69,7 @@ impl Check {
         let admission = self.admission(config);
         let interface = self.interface(config);
         let listen = self.listen(&config.wireguard.listen);
+        let stream_listen = self.stream_listen(&config.wireguard.stream_listen);
         self.absolute("node.state_dir", &config.node.state_dir);
         self.absolute("api.socket", &config.api.socket);
         let metrics = self.metrics(&config.metrics.listen);
@@ -86,6 +87,7 @@ impl Check {
             interface,
             listen,
             port_mapping: config.wireguard.port_mapping,
+            stream_listen,
             peers,
             stock,
             inbound: InboundSettings {
@@ -444,6 +446,46 @@ impl Check {
             self.fault(
                 "wireguard.listen",
                 format!("{} addresses; 1 to {MAX_LISTEN} are possible", texts.len()),
+            );
+        }
+        addresses
+    }
+
+    fn stream_listen(&mut self, texts: &[String]) -> Vec<StreamListen> {
+        let mut addresses = Vec::new();
+        for (i, text) in texts.iter().enumerate() {
+            let key = format!("wireguard.stream_listen[{i}]");
+            let listen = match text.parse::<SocketAddr>() {
+                Ok(address) if address.port() == 0 => {
+                    self.fault(key, "needs a port: nobody could find a random one");
+                    continue;
+                }
+                Ok(address) if matches!(address.ip(), IpAddr::V6(ip) if overlay().contains(ip)) => {
+                    self.fault(key, "an address of the overlay cannot carry the overlay");
+                    continue;
+                }
+                Ok(address) => StreamListen::At(address),
+                Err(_) if text == AUTO => StreamListen::Auto,
+                Err(_) => {
+                    self.fault(
+                        key,
+                        format!(
+                            "`{text}` is neither \"{AUTO}\" nor an address and port such as [::]:443 or 0.0.0.0:443"
+                        ),
+                    );
+                    continue;
+                }
+            };
+            if addresses.contains(&listen) {
+                self.fault(key, format!("{text} is there twice"));
+            } else {
+                addresses.push(listen);
+            }
+        }
+        if texts.len() > MAX_LISTEN {
+            self.fault(
+                "wireguard.stream_listen",
+                format!("{} addresses; {MAX_LISTEN} are possible", texts.len()),
             );
         }
         addresses

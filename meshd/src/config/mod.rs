@@ -25,9 +25,11 @@ pub(crate) use check::{host_label, is_label};
 pub use fault::Fault;
 pub use settings::{
     Admission, ApiSettings, InboundSettings, InterfaceSettings, LogSettings, PeerSettings,
-    RelaySettings, Settings, StockRouting, StockSettings,
+    RelaySettings, Settings, StockRouting, StockSettings, StreamListen,
 };
 
+/// In `[wireguard] stream_listen`: the addresses of `listen` whose port is written.
+const AUTO: &str = "auto";
 /// Queues of packets at most: more processors than for these are left to others.
 pub const MAX_QUEUES: NonZeroU8 = NonZeroU8::new(8).expect("not zero");
 /// Where the configuration is, unless a flag or the environment says otherwise.
@@ -225,6 +227,7 @@ impl Default for Interface {
 pub struct Wireguard {
     pub listen: Vec<String>,
     pub port_mapping: bool,
+    pub stream_listen: Vec<String>,
     pub stock: Vec<Stock>,
 }
 
@@ -233,6 +236,7 @@ impl Default for Wireguard {
         Self {
             listen: vec!["[::]:0".into(), "0.0.0.0:0".into()],
             port_mapping: true,
+            stream_listen: vec![AUTO.into()],
             stock: Vec::new(),
         }
     }

@@ -35,6 +35,8 @@ pub struct Settings {
     pub listen: Vec<SocketAddr>,
     /// Whether the router is asked to let their port in, where this machine has no address of the Internet.
     pub port_mapping: bool,
+    /// Where TCP streams are taken, no two alike.
+    pub stream_listen: Vec<StreamListen>,
     /// Configured nodes, in the file's order; no two share a name or a key.
     pub peers: Vec<PeerSettings>,
     /// Configured stock WireGuard devices, in the file's order; names and keys differ from the peers' as well.
@@ -79,6 +81,36 @@ impl Settings {
             device.name
         );
         Some((device, text))
+    }
+}
+
+/// Where TCP streams are taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StreamListen {
+    /// At those WireGuard addresses whose port is written, as far as they are free: it is a server that has them, which others write down.
+    Auto,
+    /// There; its port is never 0.
+    At(SocketAddr),
+}
+
+impl Settings {
+    /// Addresses to take TCP streams at: those that have to be had, and those that need not.
+    #[must_use]
+    pub fn stream_addresses(&self) -> Vec<(SocketAddr, StreamListen)> {
+        let mut addresses: Vec<(SocketAddr, StreamListen)> = Vec::new();
+        let written = self.stream_listen.iter().filter_map(|listen| match listen {
+            StreamListen::At(address) => Some((*address, *listen)),
+            StreamListen::Auto => None,
+        });
+        addresses.extend(written);
+        if self.stream_listen.contains(&StreamListen::Auto) {
+            for address in self.listen.iter().filter(|address| address.port() != 0) {
+                if !addresses.iter().any(|(other, _)| other == address) {
+                    addresses.push((*address, StreamListen::Auto));
+                }
+            }
+        }
+        addresses
     }
 }
 

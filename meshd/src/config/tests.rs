@@ -524,6 +524,31 @@ fn metrics_are_served_on_loopback_only() {
 }
 
 #[test]
+fn streams_are_taken_where_a_port_is_written() {
+    let addresses = |wireguard: &str| -> Vec<String> {
+        let settings = settings(&format!("[wireguard]\n{wireguard}\n"));
+        let addresses = settings.stream_addresses();
+        let told = addresses.iter().map(|(address, listen)| match listen {
+            StreamListen::Auto => format!("{address}?"),
+            StreamListen::At(_) => address.to_string(),
+        });
+        told.collect()
+    };
+    assert!(addresses("").is_empty());
+    let server = "listen = ['[::]:51860', '0.0.0.0:0']\n";
+    assert_eq!(addresses(server), ["[::]:51860?"]);
+    let also = format!("{server}stream_listen = ['auto', '[::]:443']");
+    assert_eq!(addresses(&also), ["[::]:443", "[::]:51860?"]);
+    let asked = format!("{server}stream_listen = ['[::]:51860', 'auto']");
+    assert_eq!(addresses(&asked), ["[::]:51860"]);
+    assert!(addresses(&format!("{server}stream_listen = []")).is_empty());
+    for bad in ["here", "[::]:0", "[600::1]:443", "auto', 'auto"] {
+        let text = format!("[wireguard]\nstream_listen = ['{bad}']\n");
+        assert!(faults(&text).contains("wireguard.stream_listen"), "{bad}");
+    }
+}
+
+#[test]
 fn queues_are_counted_or_left_to_the_machine() {
     let queues = |count: &str| {
         let text = format!("[interface]\nqueues = {count}\n");

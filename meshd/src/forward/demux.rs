@@ -158,6 +158,7 @@ mod tests {
         let places = [0, 1].map(|n: usize| carriers[n].session.index());
         let labelled = Labelled {
             from: "[fd00::1]:1".parse().unwrap(),
+            class: wireguard::Class::Underlay,
             session: Arc::clone(&carriers[0].session),
             stats: Arc::new(LinkStats::new(Instant::now())),
             pair: Pair {

@@ -39,6 +39,7 @@ use crate::{
     discard::{Discards, Reason},
     fib::{Carrier, Fib, Queued},
     io::{clock::Clock, offload::VirtioHeader, tun::Tun, udp::UdpSocket},
+    stream,
 };
 
 /// What the packet threads share. A shard, the two threads of one queue, has the device's queue and the sockets to itself.
@@ -84,6 +85,8 @@ pub enum Notice {
         /// The label.
         label: u32,
     },
+    /// Something about a TCP stream.
+    Stream(stream::Event),
     /// A packet that a peer sent to the node itself.
     Packet {
         /// Who sent it.
@@ -156,6 +159,8 @@ pub struct Sockets {
     extra: Arc<Extra>,
     /// How often the underlay has changed: what was learned about destinations before is void.
     changes: Arc<AtomicU64>,
+    /// The TCP streams, which all shards share; none in simulations.
+    streams: Option<Arc<stream::Table>>,
 }
 
 impl Sockets {
@@ -168,7 +173,17 @@ impl Sockets {
             extra: Arc::new(Extra::new(sockets.len())?),
             sockets,
             changes: Arc::default(),
+            streams: None,
         })
+    }
+
+    /// The same, with TCP streams besides.
+    #[must_use]
+    pub fn with_streams(self, streams: Arc<stream::Table>) -> Self {
+        Self {
+            streams: Some(streams),
+            ..self
+        }
     }
 
     /// Another shard's, in the same order: what changes under one changes under all.
@@ -177,7 +192,13 @@ impl Sockets {
             sockets,
             extra: Arc::clone(&self.extra),
             changes: Arc::clone(&self.changes),
+            streams: self.streams.as_ref().map(Arc::clone),
         }
+    }
+
+    /// The TCP streams.
+    pub fn streams(&self) -> Option<&Arc<stream::Table>> {
+        self.streams.as_ref()
     }
 
     /// Addresses or routes of the underlay have changed.
@@ -197,6 +218,9 @@ impl Sockets {
 
     /// The socket to reach an endpoint with: the one it names, which may be in `extra`, or the first of its family.
     fn of<'a>(&'a self, endpoint: &Underlay, extra: &'a extra::Table) -> Option<&'a UdpSocket> {
+        if endpoint.is_stream() {
+            return None;
+        }
         let fits = |socket: &&UdpSocket| socket.local_addr().is_ipv4() == endpoint.remote.is_ipv4();
         let named = self
             .sockets
@@ -225,7 +249,7 @@ struct Unheard(Vec<PublicKey>);
 
 impl Outlet {
     /// Whether the node loop heard.
-    fn reaches(&self, notice: Notice) -> bool {
+    pub(crate) fn reaches(&self, notice: Notice) -> bool {
         match self.notices.try_send(notice) {
             Ok(()) => true,
             Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => false,
@@ -233,7 +257,7 @@ impl Outlet {
     }
 
     /// Tells the node loop, or counts the packet that it did not hear of.
-    fn tell(&self, notice: Notice) {
+    pub(crate) fn tell(&self, notice: Notice) {
         if !self.reaches(notice) {
             self.discards.discard(Reason::LoopBusy, 1);
         }

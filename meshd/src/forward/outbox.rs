@@ -197,6 +197,14 @@ impl Outbox {
         let extra = sockets.extra.table();
         let mut runs = self.runs.as_slice();
         while let Some(first) = runs.first() {
+            if first.endpoint.is_stream()
+                && let Some(streams) = sockets.streams()
+            {
+                let data = &self.arena[first.bytes.clone()];
+                streams.send(&first.endpoint, data, first.segment, discards, now);
+                runs = &runs[1..];
+                continue;
+            }
             let Some(socket) = sockets.of(&first.endpoint, &extra) else {
                 discards.discard(Reason::NoEndpoint, first.count);
                 runs = &runs[1..];

@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use wireguard::{Endpoint, Gate, Underlay, constants::OVERHEAD};
+use wireguard::{Endpoint, Gate, PublicKey, Underlay, constants::OVERHEAD};
 
 use super::{
     Egress, Notice, RelayLimit, Shared, Topic,
@@ -68,6 +68,8 @@ struct Opener {
     owes_mark: bool,
     /// When the node loop last heard of a label that is not known.
     wondered: Option<Instant>,
+    /// Whose datagram was last found to be authentic.
+    proven: Option<PublicKey>,
 }
 
 /// Packets in a row that go to the same neighbour, by their places in the outer stage's arena.
@@ -92,6 +94,7 @@ impl Outside {
             errors: ErrorLimit::new(shared.clock.now()),
             owes_mark: false,
             wondered: None,
+            proven: None,
         };
         Self {
             entrance: Entrance::new(doors, gate),
@@ -195,6 +198,25 @@ impl Outside {
         self.deliver(&fib, now);
     }
 
+    /// Datagrams of a TCP stream, end to end, `segment` bytes each but for a shorter last one. Returns who is shown to be at its other
+    /// end, if any of them does: one was authentic, straight from there.
+    pub(crate) fn take_frames(
+        &mut self,
+        data: &mut [u8],
+        segment: usize,
+        from: Underlay,
+    ) -> Option<PublicKey> {
+        let now = self.shared.clock.now();
+        let fib = self.shared.fib.load_full();
+        self.opener.proven = None;
+        if self.opener.room() < data.len() {
+            self.deliver(&fib, now);
+        }
+        self.open(data, segment, from, &fib, now);
+        self.deliver(&fib, now);
+        self.opener.proven.take()
+    }
+
     fn deliver(&mut self, fib: &Fib, now: Instant) {
         self.opener
             .deliver(&mut self.entrance, &self.shared, fib, now);
@@ -212,6 +234,7 @@ impl Outside {
             shared.discard(Reason::NotWireguard, 1);
         }
         let (underlay, from, remote) = (from, Endpoint::Underlay(from), from.remote);
+        let class = from.class();
         for (way, run) in Runs::new(data, segment, fib) {
             match way {
                 Way::Session(carrier) => {
@@ -220,7 +243,9 @@ impl Outside {
                         .step_by(segment)
                         .map(|start| start..(start + segment).min(length));
                     let first = opener.outer.len();
-                    opener.outer.open(carrier, run, places, from, shared, now);
+                    if opener.outer.open(carrier, run, places, from, shared, now) > 0 {
+                        opener.proven = Some(*carrier.session.key());
+                    }
                     opener.outer.choose(first, length, &mut opener.owes_mark);
                 }
                 Way::Gate | Way::Cookie => {
@@ -229,7 +254,7 @@ impl Outside {
                 Way::Probe => entrance.take_probe(underlay, run, shared),
                 Way::Labelled(labelled) => {
                     let count = run.len().div_ceil(segment) as u64;
-                    if remote != labelled.from {
+                    if (remote, class) != (labelled.from, labelled.class) {
                         shared.discard(Reason::LabelForeign, count);
                         continue;
                     }

@@ -93,7 +93,8 @@ impl Stage {
         self.arena.len() - self.used
     }
 
-    /// Opens a run of datagrams of one session into the arena: those at `places` in `bytes`. What has no room there is discarded.
+    /// Opens a run of datagrams of one session into the arena: those at `places` in `bytes`. What has no room there is discarded. Returns
+    /// how many were authentic.
     pub(super) fn open(
         &mut self,
         carrier: &Arc<Carrier>,
@@ -102,15 +103,16 @@ impl Stage {
         from: Endpoint,
         shared: &Shared,
         now: Instant,
-    ) {
-        let position = self.carriers.len();
+    ) -> usize {
+        let (position, mut authentic) = (self.carriers.len(), 0);
         self.carriers.push((Arc::clone(carrier), from));
         let session = &carrier.session;
         let mut batch = session.lock(now);
         for place in places {
             match batch.open(from, &mut bytes[place], &mut self.arena[self.used..]) {
-                Ok(Opened::Keepalive) => {}
+                Ok(Opened::Keepalive) => authentic += 1,
                 Ok(Opened::Packet { verdict, packet }) => {
+                    authentic += 1;
                     let start = self.used;
                     self.used += packet.len();
                     self.opened.push(Decrypted {
@@ -128,6 +130,7 @@ impl Stage {
         shared
             .outlet
             .signal(&mut self.unheard, session.key(), signals);
+        authentic
     }
 
     /// Where a mark is owed, chooses the packet of this order for its sender to slow down, if there is one and it was among enough bytes.

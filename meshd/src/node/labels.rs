@@ -8,7 +8,7 @@ use std::{
 
 use ipnetwork::Ipv6Network;
 use routing::{Hint, LinkId, Next};
-use wireguard::{PublicKey, Underlay};
+use wireguard::{Endpoint, PublicKey, Underlay};
 
 use super::{
     Node, Task,
@@ -268,6 +268,7 @@ impl Node {
                 label,
                 Labelled {
                     from: came_by.endpoint.remote,
+                    class: Endpoint::Underlay(came_by.endpoint).class(),
                     session,
                     stats: Arc::clone(&came_by.stats),
                     pair,

@@ -49,6 +49,8 @@ const FEW_REDIALS: u32 = 3;
 const MANY_REDIALS: u32 = 64;
 /// And probed so often.
 const PATIENT_REDIAL: Duration = Duration::from_secs(30);
+/// What a link in a TCP stream costs at least: a link without losses, and a fixed penalty of 512, more than five hops.
+const STREAM_COST: Metric = Metric(96 + 512);
 /// UDP header before a Babel packet.
 const UDP_HEADER: usize = 8;
 
@@ -156,7 +158,11 @@ impl Links {
         let by_tag = || {
             let tag = tag?;
             let mut links = self.of(peer);
-            links.find(|(_, link)| link.heard == Some(tag) || link.tag == Some(tag))
+            links.find(|(_, link)| {
+                // A link does not move between UDP and a stream.
+                let is_alike = link.endpoint.is_stream() == from.is_stream();
+                is_alike && (link.heard == Some(tag) || link.tag == Some(tag))
+            })
         };
         let by_address = || {
             self.of(peer)
@@ -196,6 +202,12 @@ impl Dial {
         self.failures < FEW_REDIALS
     }
 
+    /// Where we are has changed: what did not answer before may answer now.
+    pub(super) fn hurry(&mut self) {
+        self.failures = 0;
+        self.due = None;
+    }
+
     /// Nothing was tried yet.
     pub(super) fn new(addresses: Vec<SocketAddr>) -> Self {
         Self {
@@ -220,7 +232,8 @@ impl Node {
         };
         let heard = session
             .endpoint()
-            .and_then(|endpoint| endpoint.underlay().copied());
+            .and_then(|endpoint| endpoint.underlay().copied())
+            .filter(|heard| !heard.is_stream());
         let is_router = entry.routing != StockRouting::None;
         if entry.origin.is_stock() {
             if is_router
@@ -348,7 +361,7 @@ impl Node {
     }
 
     /// `tag` is what the other end calls it, if that is known.
-    fn open_link(
+    pub(super) fn open_link(
         &mut self,
         peer: PublicKey,
         endpoint: Underlay,
@@ -383,6 +396,14 @@ impl Node {
             }
             (None, StockRouting::None) => return None,
         };
+        let config = LinkConfig {
+            least_cost: if endpoint.is_stream() {
+                STREAM_COST
+            } else {
+                config.least_cost
+            },
+            ..config
+        };
         let link = Link {
             peer,
             endpoint,
@@ -397,7 +418,7 @@ impl Node {
             stats: Arc::new(LinkStats::new(now)),
         };
         let id = self.links.insert(link);
-        debug!(peer = %self.label(&peer), link = id.0, %endpoint.remote, "Link opened");
+        debug!(peer = %self.label(&peer), link = id.0, endpoint = %Endpoint::from(endpoint), "Link opened");
         self.router.add_link(id, config, now);
         self.watch_link(id, now);
         self.note_paths(&peer, now);
@@ -455,6 +476,9 @@ impl Node {
             .peers
             .get(&link.peer)
             .is_some_and(|entry| entry.dials.len() > entry.endpoints.len());
+        if link.endpoint.is_stream() {
+            self.look_at_streams(now);
+        }
         if link.dialled.is_some() || was_found {
             self.agenda.set(Task::Dial(link.peer), Some(now));
         }
@@ -559,6 +583,7 @@ impl Node {
             NeighbourState::Up | NeighbourState::Suspect => None,
         };
         self.watch_link(id, now);
+        self.look_at_streams(now);
         if before != state {
             let name = self.label(&peer);
             match (before, state) {
@@ -646,6 +671,9 @@ impl Node {
         let Some(Endpoint::Underlay(from)) = from else {
             return;
         };
+        if from.is_stream() != to.is_stream() {
+            return;
+        }
         let at = |way: &Underlay| {
             let mut links = self.links.of(peer);
             let found = links.find(|(_, link)| link.endpoint.is_same_way(way));

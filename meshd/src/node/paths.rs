@@ -177,6 +177,7 @@ impl Node {
             }
             self.note_path(peer, now);
         }
+        self.look_at_streams(now);
         self.outputs.push_back(Output::Changed);
     }
 
@@ -393,10 +394,8 @@ impl Node {
                 .is_some_and(|entry| !entry.origin.is_stock());
             match output {
                 liveness::Output::Probe { id, size, .. } if is_node => {
-                    let probe = Signal::Probe(Probe {
-                        id,
-                        way: Way::Direct,
-                    });
+                    let way = Way::straight(&endpoint);
+                    let probe = Signal::Probe(Probe { id, way });
                     self.signal(&peer, &probe, size, endpoint.into(), now);
                 }
                 liveness::Output::Mtu(mtu) => {
@@ -440,8 +439,8 @@ impl Node {
         match (signal, from) {
             (Some(Signal::Probe(Probe { id, way })), _) => {
                 // What was sent one way and came another was carried there by somebody else.
-                let is_straight = match from {
-                    Endpoint::Underlay(_) => way == Way::Direct,
+                let is_straight = match &from {
+                    Endpoint::Underlay(from) => way == Way::straight(from),
                     Endpoint::Overlay(_) => way == Way::Relayed,
                 };
                 if !is_straight {
@@ -530,7 +529,8 @@ impl Node {
     ) {
         self.traces.handle_echo(echo, received);
         self.finish_traces(now);
-        if self.is_dialled(&peer, echo.id, from, now) {
+        if self.is_streamed(&peer, echo.id, from, now) || self.is_dialled(&peer, echo.id, from, now)
+        {
             return;
         }
         self.on_way_echo(&peer, echo, received, now);

@@ -249,6 +249,7 @@ impl Node {
         }
         self.tell_transit(now);
         self.count_links(now);
+        self.look_at_streams(now);
         self.stale = true;
         self.drain(now);
     }

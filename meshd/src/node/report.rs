@@ -8,7 +8,7 @@ use std::{
 
 use ipnetwork::Ipv6Network;
 use routing::{LinkId, LinkView, Metric, NeighbourState, RouteView, Trust};
-use wireguard::{Endpoint, Kind, PublicKey};
+use wireguard::{Class, Endpoint, Kind, PublicKey};
 
 use super::{
     CommandError, Node, Seen, Since, paths,
@@ -132,6 +132,9 @@ impl Node {
                 let via = self.links.get(link).map(|link| self.label(&link.peer));
                 let hops = entry.and_then(|entry| entry.stats.hops());
                 Path::relay(via.into_iter().collect(), hops)
+            }
+            (_, Some(Endpoint::Underlay(underlay))) if underlay.is_stream() => {
+                Path::stream(underlay.remote)
             }
             (_, Some(Endpoint::Underlay(underlay))) => Path::direct(underlay.remote),
             (_, Some(Endpoint::Overlay(_)) | None) => Path::none(),
@@ -306,11 +309,15 @@ impl Node {
             let fresh = || {
                 let session = self.device.session(key)?;
                 let age = now.saturating_duration_since(session.counters().last_received?);
-                Some(Seen {
-                    // None: it was reached through other nodes.
-                    endpoints: session.endpoint()?.remote().into_iter().collect(),
-                    age,
-                })
+                let at = session.endpoint()?;
+                let endpoints = match at.class() {
+                    Class::Underlay => at.remote().into_iter().collect(),
+                    // It was reached through other nodes.
+                    Class::Overlay => Vec::new(),
+                    // Where its end of a stream is says nothing about where it takes datagrams.
+                    Class::Stream => self.seen.get(key).cloned().unwrap_or_default().endpoints,
+                };
+                Some(Seen { endpoints, age })
             };
             let remembered = || {
                 let seen = self.seen.get(key)?;

@@ -153,7 +153,7 @@ impl Node {
     }
 
     /// Says in `status` and to the log that something is wrong.
-    fn alarm(&mut self, code: WarningCode, text: String, now: Instant) {
+    pub(super) fn alarm(&mut self, code: WarningCode, text: String, now: Instant) {
         if self.alarms.get(&code) == Some(&text) {
             return;
         }

@@ -11,6 +11,8 @@ use std::{
 
 use wireguard::{Endpoint, Opened, PublicKey, Session, Underlay, Verdict};
 
+mod streams;
+
 use super::{CommandError, Fresh, Node, Output, Pong, Seen, derive};
 use crate::{
     config::Source,
@@ -28,8 +30,11 @@ struct Host {
     address: SocketAddr,
     fib: Option<Fib>,
     sent: Vec<(SocketAddr, Vec<u8>)>,
+    /// Sent in the only stream that there is.
+    streamed: Vec<Vec<u8>>,
     delivered: Vec<Vec<u8>>,
     resolving: Vec<PublicKey>,
+    streams: Vec<crate::stream::Command>,
     pongs: Vec<Pong>,
 }
 
@@ -56,8 +61,10 @@ impl Host {
             address: place(n),
             fib: None,
             sent: Vec::new(),
+            streamed: Vec::new(),
             delivered: Vec::new(),
             resolving: Vec::new(),
+            streams: Vec::new(),
             pongs: Vec::new(),
         };
         host.drain(now);
@@ -67,6 +74,7 @@ impl Host {
     fn drain(&mut self, now: Instant) {
         while let Some(output) = self.node.poll_output() {
             match output {
+                Output::Transmit { to, datagram } if to.is_stream() => self.streamed.push(datagram),
                 Output::Transmit { to, datagram } => self.sent.push((to.remote, datagram)),
                 Output::Deliver(packet) => self.delivered.push(packet),
                 Output::Publish(fib) => self.fib = Some(fib),
@@ -75,6 +83,7 @@ impl Host {
                 | Output::CloseSockets(_)
                 | Output::Introduce { .. } => {}
                 Output::Probe { to, datagram, .. } => self.sent.push((to.remote, datagram)),
+                Output::Stream(command) => self.streams.push(command),
                 Output::Resolve { peer, .. } => self.resolving.push(peer),
                 Output::Verify { id, job } => {
                     let outcome = job.run(derive);
@@ -105,11 +114,21 @@ impl Host {
         datagram: &[u8],
         now: Instant,
     ) -> Vec<(Verdict, Vec<u8>)> {
-        let from = Endpoint::Underlay(Underlay {
+        let from = Underlay {
             remote: from,
             local: None,
             socket: 0,
-        });
+        };
+        self.receive_by(from, datagram, now)
+    }
+
+    fn receive_by(
+        &mut self,
+        from: Underlay,
+        datagram: &[u8],
+        now: Instant,
+    ) -> Vec<(Verdict, Vec<u8>)> {
+        let from = Endpoint::Underlay(from);
         let (mut copy, mut out) = (datagram.to_vec(), vec![0; datagram.len()]);
         let mut packets = Vec::new();
         match wireguard::Message::of(datagram) {
@@ -150,10 +169,14 @@ impl Host {
         if batch.finish().any() {
             self.node.handle_signal(session.key(), now);
         }
-        let sent = sent
-            .into_iter()
-            .map(|sent| (sent.endpoint.remote().unwrap(), sent.payload));
-        self.sent.extend(sent);
+        for sent in sent {
+            match sent.endpoint {
+                Endpoint::Underlay(to) if to.is_stream() => self.streamed.push(sent.payload),
+                to @ (Endpoint::Underlay(_) | Endpoint::Overlay(_)) => {
+                    self.sent.push((to.remote().unwrap(), sent.payload))
+                }
+            }
+        }
         if let Err(error) = result {
             self.discards.discard(handshake::reason(error), 1);
         }

@@ -173,7 +173,12 @@ impl Node {
     fn send_probes(&mut self, peer: &PublicKey, now: Instant) -> Vec<Sent> {
         let (way, hops) = match self.peers.get(peer).map(|entry| entry.path) {
             Some(Path::Relayed(_)) => (Way::Relayed, MAX_HOPS),
-            Some(Path::None | Path::Link(_) | Path::Direct) | None => (Way::Direct, 1),
+            Some(Path::None | Path::Link(_) | Path::Direct) | None => {
+                let session = self.device.session(peer);
+                let endpoint = session.and_then(|session| session.endpoint());
+                let underlay = endpoint.and_then(|endpoint| endpoint.underlay().copied());
+                (underlay.as_ref().map_or(Way::Direct, Way::straight), 1)
+            }
         };
         let own = self.identity.node().link_local();
         let node = self.peers.get(peer).and_then(|entry| entry.node);
@@ -192,7 +197,7 @@ impl Node {
                 Way::Relayed => {
                     self.relay(node.address(), &datagram, hop_limit, Carriage::Whole, now);
                 }
-                Way::Direct => {
+                Way::Direct | Way::Stream => {
                     let endpoint = self
                         .device
                         .session(peer)
