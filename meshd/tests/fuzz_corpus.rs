@@ -11,6 +11,8 @@ mod bytes;
 mod config;
 #[path = "../fuzz/targets/datagrams.rs"]
 mod datagrams;
+#[path = "../fuzz/targets/frames.rs"]
+mod frames;
 #[path = "../fuzz/targets/offload.rs"]
 mod offload;
 #[path = "../fuzz/targets/packets.rs"]
@@ -60,6 +62,11 @@ fn configurations_are_read_again() {
 #[test]
 fn datagrams_are_sorted_again() {
     replay("datagrams", datagrams::sort);
+}
+
+#[test]
+fn streams_are_read_again() {
+    replay("frames", frames::read);
 }
 
 #[test]
