@@ -301,6 +301,23 @@ impl Router {
         self.host.run("conntrack -F");
     }
 
+    /// Lets no UDP through any more, in either direction, whatever was let through before.
+    #[track_caller]
+    pub fn block_udp(&self) {
+        let rules = "table inet no-udp {\nchain forward {\ntype filter hook forward priority -10;\nmeta l4proto udp drop\n}\n}\n";
+        let loaded = self
+            .host
+            .output_of(&["nft", "-f", "-"], rules, secs(10))
+            .and_then(crate::process::Output::success);
+        loaded.unwrap_or_else(|err| panic!("{}: nft: {err}", self.host.name()));
+    }
+
+    /// Lets UDP through again, after [`Self::block_udp`].
+    #[track_caller]
+    pub fn unblock_udp(&self) {
+        self.host.run("nft delete table inet no-udp");
+    }
+
     /// Its external IPv4 address.
     ///
     /// # Panics

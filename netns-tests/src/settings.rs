@@ -25,6 +25,7 @@ pub enum Role {
 pub struct Settings {
     pub(crate) identity: Identity,
     listen: Vec<String>,
+    stream_listen: Option<Vec<String>>,
     allowed: Vec<String>,
     mtu: Option<u16>,
     queues: Option<u8>,
@@ -43,6 +44,7 @@ impl Settings {
         Self {
             identity: identity.clone(),
             listen,
+            stream_listen: None,
             allowed: Vec::new(),
             mtu: None,
             queues: None,
@@ -148,6 +150,13 @@ impl Settings {
         self
     }
 
+    /// Takes TCP streams there instead.
+    #[must_use]
+    pub fn stream_listen(mut self, addresses: &[&str]) -> Self {
+        self.stream_listen = Some(addresses.iter().map(ToString::to_string).collect());
+        self
+    }
+
     /// So many queues of packets, whatever the number of processors.
     #[must_use]
     pub const fn queues(mut self, queues: u8) -> Self {
@@ -210,9 +219,14 @@ impl Settings {
             .map(|queues| format!("queues = {queues}\n"))
             .unwrap_or_default();
         let listen = list(&self.listen);
+        let stream_listen = self
+            .stream_listen
+            .as_deref()
+            .map(|addresses| format!("stream_listen = {}\n", list(addresses)))
+            .unwrap_or_default();
         write!(
             text,
-            "[node]\nname = \"{name}\"\nstate_dir = \"{state}\"\nallow_keys = {allowed}\n{node}\n[interface]\nname = \"mesh0\"\n{mtu}{queues}\n[wireguard]\nlisten = {listen}\n{wireguard}\n\
+            "[node]\nname = \"{name}\"\nstate_dir = \"{state}\"\nallow_keys = {allowed}\n{node}\n[interface]\nname = \"mesh0\"\n{mtu}{queues}\n[wireguard]\nlisten = {listen}\n{stream_listen}{wireguard}\n\
              [api]\nsocket = \"{socket}\"\n\n[log]\nlevel = \"{level}\"\nformat = \"text\"\n\n{tables}",
             state = paths.state.display(),
             level = self.log_level,
