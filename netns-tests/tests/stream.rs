@@ -133,6 +133,14 @@ fn a_node_whose_network_blocks_udp_reaches_everybody_through_an_anchor() {
     );
     site.far.wait_for_answer(site.home.address(), secs(5));
     site.carries();
+
+    let restarted = Moment::now();
+    site.anchor.restart();
+    site.home.wait_for_answer(site.far.address(), secs(15));
+    eprintln!(
+        "after a restart of the anchor: {:?}",
+        Moment::now().since(restarted)
+    );
 }
 
 #[test]
