@@ -5,7 +5,7 @@
 //! of any peer without a link (`links.rs`), and once such a link works, it is better, and the stream is closed a little later.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     time::{Duration, Instant},
 };
 
@@ -153,8 +153,9 @@ impl Node {
             .filter(|(_, entry)| entry.origin == Origin::Peer && !entry.dials.is_empty())
             .map(|(key, _)| *key)
             .collect();
+        let reached = self.reached_by_udp();
         for key in &keys {
-            self.tend_anchor(key, now);
+            self.tend_anchor(key, reached.contains(key), now);
         }
         let mut wanted: Vec<PublicKey> = keys
             .into_iter()
@@ -167,7 +168,7 @@ impl Node {
         for key in wanted.into_iter().take(free) {
             self.dial_stream(&key, now);
         }
-        self.worry(now);
+        self.worry(&reached, now);
         self.agenda.set(Task::Streams, self.next_look(now));
     }
 
@@ -202,14 +203,17 @@ impl Node {
         self.outputs.push_back(Output::Stream(close));
     }
 
-    fn has_link_by_udp(&self, peer: &PublicKey) -> bool {
-        self.links
-            .of(peer)
-            .any(|(_, link)| !link.endpoint.is_stream() && link.state != NeighbourState::Down)
+    /// Who has a link by UDP that works.
+    fn reached_by_udp(&self) -> BTreeSet<PublicKey> {
+        let links = self.links.iter().map(|(_, link)| link);
+        links
+            .filter(|link| !link.endpoint.is_stream() && link.state != NeighbourState::Down)
+            .map(|link| link.peer)
+            .collect()
     }
 
-    fn tend_anchor(&mut self, key: &PublicKey, now: Instant) {
-        let works = self.has_link_by_udp(key);
+    /// What becomes of a peer's stream; `works`: a datagram gets through.
+    fn tend_anchor(&mut self, key: &PublicKey, works: bool, now: Instant) {
         let link_state = |stream: &Underlay| {
             let mut links = self.links.of(key);
             let found = links.find(|(_, link)| link.endpoint.is_same_way(stream));
@@ -454,13 +458,13 @@ impl Node {
     }
 
     /// Says in `status` who is reached by a stream because UDP does not pass.
-    fn worry(&mut self, now: Instant) {
+    fn worry(&mut self, reached: &BTreeSet<PublicKey>, now: Instant) {
         let is_worse = |(key, anchor): &(&PublicKey, &Anchor)| {
             let is_linked = matches!(anchor.stage, Stage::Linked { .. });
             let is_long = anchor
                 .doubted
                 .is_some_and(|since| now.saturating_duration_since(since) >= WORRY);
-            is_linked && is_long && !self.has_link_by_udp(key)
+            is_linked && is_long && !reached.contains(key)
         };
         let streamed = self.streams.0.iter().filter(is_worse);
         let names: Vec<String> = streamed.map(|(key, _)| self.label(key)).collect();
