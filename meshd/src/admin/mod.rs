@@ -306,11 +306,21 @@ pub enum WarningCode {
     RelayDrops,
     /// Peers are reached over TCP, since UDP does not pass.
     UdpBlocked,
+    /// No straight way: both routers change ports.
+    NatSymSym,
+    /// No straight way: one router changes ports.
+    NatSym,
+    /// No straight way: the other node does not answer offers.
+    PathNoAnswer,
+    /// No straight way: no address is known that could be tried.
+    PathNoAddress,
+    /// No straight way: nothing came back.
+    PathSilent,
 }
 
 impl WarningCode {
     /// Every code.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 18] = [
         Self::NotYet,
         Self::NoEndpoint,
         Self::NoNft,
@@ -324,6 +334,11 @@ impl WarningCode {
         Self::OriginConflict,
         Self::RelayDrops,
         Self::UdpBlocked,
+        Self::NatSymSym,
+        Self::NatSym,
+        Self::PathNoAnswer,
+        Self::PathNoAddress,
+        Self::PathSilent,
     ];
 
     /// What `meshd help CODE` prints: what it means, and what to do.
@@ -409,6 +424,30 @@ impl WarningCode {
                  network's firewall, and into the peer's; if only port 443 gets out, streams need a peer with \
                  [wireguard] stream_listen = [\"auto\", \"[::]:443\", \"0.0.0.0:443\"]."
             }
+            Self::NatSymSym => {
+                "The routers before both nodes give out another port for every destination, so neither node can tell the other where to \
+                 send. Packets go through a member instead, which sees ciphertext only.\n\
+                 To do: forward the WireGuard port on one of the two routers, or use IPv6 on both sides.   meshd why NAME"
+            }
+            Self::NatSym => {
+                "The router before one of the nodes gives out another port for every destination, at random. Ports are guessed by the \
+                 hundred, but only while there is traffic, and seldom; this time none was hit. Packets go through a member meanwhile.\n\
+                 To do: nothing, or forward the WireGuard port on one of the two routers.   meshd why NAME"
+            }
+            Self::PathNoAnswer => {
+                "The other node did not answer when it was asked where it can be reached straight: it is of an older version, or it \
+                 cannot be reached at all.\n\
+                 To do: meshd ping NAME; update meshd there."
+            }
+            Self::PathNoAddress => {
+                "Neither node knows an address of its own that the other could try.\n\
+                 To do: meshd links    (a neighbour outside the own network tells a node where it is seen)"
+            }
+            Self::PathSilent => {
+                "Every address that the two nodes know of each other was tried, and nothing came back: a firewall drops UDP, or there is \
+                 no way between the two networks but through a member.\n\
+                 To do: let UDP out of both networks, and answers in.   meshd why NAME"
+            }
         }
     }
 }
@@ -429,6 +468,11 @@ impl fmt::Display for WarningCode {
             Self::OriginConflict => "ORIGIN-CONFLICT",
             Self::RelayDrops => "RELAY-DROPS",
             Self::UdpBlocked => "UDP-BLOCKED",
+            Self::NatSymSym => "NAT-SYM-SYM",
+            Self::NatSym => "NAT-SYM",
+            Self::PathNoAnswer => "PATH-NO-ANSWER",
+            Self::PathNoAddress => "PATH-NO-ADDRESS",
+            Self::PathSilent => "PATH-SILENT",
         })
     }
 }

@@ -114,7 +114,13 @@ impl Node {
             .alarms
             .iter()
             .map(|(code, text)| admin::Warning::new(*code, text));
-        self.warnings.iter().cloned().chain(alarms).collect()
+        let nat = self.nat_warnings();
+        self.warnings
+            .iter()
+            .cloned()
+            .chain(alarms)
+            .chain(nat)
+            .collect()
     }
 
     /// How packets reach a peer now.

@@ -4,9 +4,12 @@ use wireguard::PublicKey;
 
 use super::{CommandError, Node, millis};
 use crate::{
-    admin::{NatBehaviour, TriedCandidate, Why},
+    admin::{NatBehaviour, TriedCandidate, Warning, WarningCode, Why},
     path::{self, Filtering, Mapping},
 };
+
+/// Peers that warnings are about, at most.
+const MAX_WARNINGS: usize = 8;
 
 impl Node {
     /// Which way packets to a peer take, and what was tried to reach it straight.
@@ -43,6 +46,26 @@ impl Node {
             text: failed.map(|why| why.to_string()),
             fix: failed.map(|why| self.fix(&peer, why)),
         })
+    }
+
+    /// What is to be shown of peers that are relayed because of the routers before them, the first few.
+    pub(super) fn nat_warnings(&self) -> Vec<Warning> {
+        let relayed = self.reach.failed.iter().filter_map(|(peer, why)| {
+            let entry = self.peers.get(peer)?;
+            let code = match why {
+                path::Why::BothRandom => WarningCode::NatSymSym,
+                path::Why::Unpredictable | path::Why::NotMet => WarningCode::NatSym,
+                path::Why::NoAnswer | path::Why::NoCandidates | path::Why::Silent => return None,
+            };
+            if !entry.path.is_relayed() || !self.is_open_with(peer) {
+                return None;
+            }
+            let via = self.path(peer).via.join(", ");
+            let name = &entry.name;
+            let text = format!("{name}: {why}; relaying through {via}.  meshd why {name}");
+            Some(Warning::new(code, &text))
+        });
+        relayed.take(MAX_WARNINGS).collect()
     }
 
     /// What would give a straight way.
