@@ -634,7 +634,9 @@ mod tests {
         let peers = Peers {
             peers: vec![PeerSeen {
                 public_key: testdata::identity(2).node().public_key(),
-                endpoints: vec!["[2001:db8::7]:51860".parse().unwrap()],
+                endpoints: ["[2001:db8::7]:51860", "[fe80::7%3]:51860"]
+                    .map(|text| text.parse().unwrap())
+                    .into(),
                 seen: 1_700_000_000,
             }],
         };

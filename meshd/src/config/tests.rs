@@ -19,6 +19,17 @@ fn settings(text: &str) -> Settings {
         .unwrap_or_else(|error| panic!("{error}"))
 }
 
+#[test]
+fn nodes_are_looked_for_on_the_lan_unless_mdns_is_off_with_libp2p_or_without() {
+    assert!(settings("").find_on_lan);
+    assert!(settings("[control]\nenabled = false\n").find_on_lan);
+    let off = settings("[control]\nmdns = false\n");
+    assert!(!off.find_on_lan);
+    let changes = settings("").changes(&off);
+    assert_eq!(changes.restart, ["control.mdns"]);
+    assert!(off.live(&settings("")).find_on_lan);
+}
+
 /// What `meshd config check` says of a text.
 fn faults(text: &str) -> String {
     source()

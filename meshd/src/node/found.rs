@@ -592,7 +592,7 @@ impl Node {
         let mut room = MAX_LAN_LINKS.saturating_sub(lan_links);
         let mut due = Vec::new();
         for (key, known) in &self.found.known {
-            if !known.may_be_called(now) || self.is_open_with(key) {
+            if !known.may_be_called(now) || self.is_open_with(key) || !self.is_welcome(key) {
                 continue;
             }
             let origin = self.peers.get(key).map(|entry| entry.origin);

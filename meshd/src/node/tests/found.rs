@@ -231,6 +231,31 @@ fn nodes_that_know_one_member_hear_of_each_other_and_remember() {
 }
 
 #[test]
+fn sixty_four_are_remembered_and_no_region_has_them_all() {
+    let now = Instant::now();
+    let seen = |regions: u8| -> BTreeMap<PublicKey, Seen> {
+        (2..102)
+            .map(|n| {
+                let at = [198, n as u8 % regions, n as u8, 1];
+                let endpoints = vec![SocketAddr::from((at, 51860))];
+                let age = Duration::from_secs(n as u64);
+                (key(n), Seen { endpoints, age })
+            })
+            .collect()
+    };
+    let kept = |regions, configuration| {
+        let mut host = Host::seen(1, configuration, seen(regions), now);
+        host.sent.clear();
+        host.node.seen(now + Duration::from_secs(60))
+    };
+    assert_eq!(kept(1, OPEN).len(), 16);
+    assert_eq!(kept(50, OPEN).len(), 64);
+    // Who was heard of last stays.
+    assert!(kept(50, OPEN).contains_key(&key(2)));
+    assert!(!kept(50, OPEN).contains_key(&key(101)));
+}
+
+#[test]
 fn one_link_by_each_interface_is_enough() {
     let start = Instant::now();
     let mut a = Host::new(1, &peer(2, "192.0.2.2:51860"), start);
