@@ -11,6 +11,7 @@ use crate::{
     alerts::Alerts,
     clock_watch::Reading,
     config::{self, Settings, Source},
+    control_plane::ControlPlane,
     driver::NodeHandle,
     identity::NodeId,
     io::{clock::Clock, netlink::Netlink},
@@ -42,6 +43,7 @@ pub struct Control {
     pub(crate) clock: Clock,
     /// What the clocks said when the daemon started.
     pub(crate) started: Reading,
+    pub(crate) plane: ControlPlane,
 }
 
 impl Control {
@@ -54,6 +56,7 @@ impl Control {
             .node
             .call(|node_loop, now| node_loop.node.status(now))
             .await?;
+        status.control = self.plane.report();
         status
             .warnings
             .extend(self.alerts.warnings(self.clock.now()));
@@ -120,6 +123,7 @@ impl Control {
         self.telemetry.set_level(live.log.level);
         self.alerts.clear(WarningCode::DeviceTwice);
         *running = live;
+        self.plane.touch();
         info!(
             applied = changes.applied.len(),
             restart = changes.restart.len(),

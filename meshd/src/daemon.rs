@@ -23,6 +23,7 @@ use crate::{
     clock_watch::{self, ClockWatch, Reading},
     config::{HostPort, MAX_QUEUES, Settings, Source, StreamListen},
     control::{Control, Remembered, chain, note_write},
+    control_plane,
     discard::Discards,
     driver::{self, NodeHandle, Request, Vitals},
     fib::{Fib, Own},
@@ -176,6 +177,8 @@ async fn live(launch: Launch) -> Result<(), RunError> {
     let alerts = Arc::new(Alerts::default());
     let clock = Clock::new();
     let started = Reading::now(clock);
+    let contacts = read_or_set_aside::<control_plane::Remembered>(&state, &alerts)?;
+    let own_identity = identity.clone();
     let (fresh, discards) = fresh(&state, identity, &alerts, started)?;
     if let Some((_, text)) = settings.twice(&fresh.added) {
         warn!("{text}");
@@ -251,6 +254,10 @@ async fn live(launch: Launch) -> Result<(), RunError> {
         .map(|port| PortMapping::start(port, Arc::clone(&network_changed), tell_mapped))
         .transpose()
         .map_err(RunError::Start)?;
+    let (plane, plane_events) =
+        control_plane::start(&settings, &own_identity, contacts.unwrap_or_default())
+            .map_err(RunError::Start)?;
+    drop(own_identity);
     let (ended, mut endings) = mpsc::channel(4);
     // Before all others, which lose the right to connect.
     let berth = Berth::new(&ended).map_err(RunError::Start)?;
@@ -281,6 +288,7 @@ async fn live(launch: Launch) -> Result<(), RunError> {
         alerts,
         clock,
         started,
+        plane,
     });
     control.notifier.ready(&control.summary());
     let vitals = threads.vitals();
@@ -291,6 +299,7 @@ async fn live(launch: Launch) -> Result<(), RunError> {
         () = serve_node(names, &control) => Err(RunError::Ended("the resolver has ended".to_owned())),
         error = network_watch::watch(&control, &overlay, &moved) => Err(error),
         () = lan.run(&control, &discards, &moved) => Err(RunError::Ended("the search on the LAN has ended".to_owned())),
+        () = control_plane::serve(plane_events, &control, interface) => Err(RunError::Ended("the control plane's supervisor has ended".to_owned())),
         () = metrics::serve(scrapers, Arc::clone(&control)) => Err(RunError::Ended("the metrics server has ended".to_owned())),
         () = watch_clocks(&control) => Err(RunError::Ended("the clock has ended".to_owned())),
         () = tell_mapped_ports(mapped, &control) => Err(RunError::Ended("the node loop has ended".to_owned())),
@@ -559,6 +568,16 @@ async fn serve_node(mut requests: mpsc::Receiver<Request>, control: &Control) {
     while let Some(request) = requests.recv().await {
         let (peer, endpoints) = match request {
             Request::Resolve { peer, endpoints } => (peer, endpoints),
+            Request::Introduce { to, message } => {
+                control.plane.introduce(&to, message);
+                continue;
+            }
+            Request::Lookup { prefix } => {
+                if !control.plane.look_up(prefix) {
+                    control_plane::answer(control, prefix, None).await;
+                }
+                continue;
+            }
             Request::Remember { epoch } => {
                 let written = control.state.write(&state::Routing { epoch });
                 if let Err(error) = &written {

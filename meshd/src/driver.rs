@@ -63,6 +63,7 @@ use crate::{
     discard::Reason,
     forward::{Doors, Inside, Notice, Outbox, Outside, Probed, Shared},
     handshake::{HandshakeThread, Incoming, Stranger},
+    identity::NodeId,
     io::wake::Wake,
     node::{Fresh, Node, Output, Pong, derive},
     pulse::Pulse,
@@ -134,6 +135,18 @@ pub enum Request {
         peer: PublicKey,
         /// All its endpoints, in the order of the configuration.
         endpoints: Vec<HostPort>,
+    },
+    /// A node to look for in the DHT.
+    Lookup {
+        /// The first eight bytes of its addresses.
+        prefix: [u8; 8],
+    },
+    /// A message of the path agent for a node that there is no session with.
+    Introduce {
+        /// For whom.
+        to: NodeId,
+        /// What, up to 512 bytes.
+        message: Vec<u8>,
     },
     /// An epoch to remember over a restart.
     Remember {
@@ -711,6 +724,12 @@ impl NodeLoop {
                     let request = Request::Resolve { peer, endpoints };
                     if self.requests.try_send(request).is_err() {
                         debug!(peer = %peer.short(), "Resolver is busy");
+                    }
+                }
+                Output::Lookup { prefix } => {
+                    // Full only while the control thread is held up; the node gives up by itself.
+                    if self.requests.try_send(Request::Lookup { prefix }).is_err() {
+                        debug!("Nobody has time for a look-up");
                     }
                 }
                 Output::Remember { epoch } => {

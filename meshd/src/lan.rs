@@ -67,7 +67,7 @@ impl Lan {
         overlay: u32,
         now: Instant,
     ) -> Result<Self, getrandom::Error> {
-        if !settings.find_on_lan {
+        if !settings.control.mdns {
             let search = None;
             return Ok(Self { overlay, search });
         }

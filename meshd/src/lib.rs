@@ -12,6 +12,7 @@ pub mod clock_watch;
 pub mod commands;
 pub mod config;
 pub mod control;
+pub mod control_plane;
 pub mod daemon;
 pub mod discard;
 pub mod driver;

@@ -38,6 +38,7 @@ pub(crate) async fn watch(control: &Control, overlay: &Interface, moved: &Notify
             control.network_changed.notify_one();
             moved.notify_one();
             tell_hosts(control).await;
+            control.plane.touch();
             let told = control
                 .node
                 .call(|node_loop, now| node_loop.handle_network_change(now))

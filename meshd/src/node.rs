@@ -14,6 +14,7 @@ mod peers;
 mod reach;
 mod report;
 mod routes;
+mod seek;
 mod streams;
 #[cfg(test)]
 mod tests;
@@ -46,6 +47,7 @@ use self::{
     links::{Dial, Links},
     peers::{Entry, Names, Reachable, Rtt},
     reach::Reach,
+    seek::Seeking,
     streams::Streams,
     trace::Traces,
 };
@@ -54,6 +56,7 @@ pub use self::{
     history::Since,
     report::millis,
     routes::derive,
+    seek::Search,
 };
 use crate::{
     admin::{self, Happening},
@@ -99,6 +102,7 @@ pub struct Node {
     links: Links,
     found: FoundNodes,
     acquaintances: Acquaintances,
+    seeking: Seeking,
     labels: Labels,
     reach: Reach,
     /// The node has just begun, and does not have all links yet that it is going to have.
@@ -156,6 +160,8 @@ enum Task {
     Ways(PublicKey),
     /// Whether a peer is to be reached by a stream is looked at.
     Streams,
+    /// Look-ups are given up.
+    Seek,
 }
 
 /// What the node wants done, in this order.
@@ -208,6 +214,11 @@ pub enum Output {
         peer: PublicKey,
         /// All its endpoints, in the order of the configuration.
         endpoints: Vec<HostPort>,
+    },
+    /// Look for the node that owns this prefix and answer with [`Node::handle_looked`].
+    Lookup {
+        /// The first eight bytes of its addresses.
+        prefix: [u8; 8],
     },
     /// A reply to an echo request of [`Node::ping`].
     Pong(Pong),
@@ -342,6 +353,7 @@ impl Node {
             links: Links::default(),
             found: FoundNodes::new(now),
             acquaintances: Acquaintances::default(),
+            seeking: Seeking::new(now),
             labels: Labels::default(),
             reach,
             awaits_links: true,
@@ -413,6 +425,7 @@ impl Node {
             }
             Some(false) => {
                 self.held_or_counted(peer, packet);
+                self.look_for_peer(&peer, now);
                 self.device.initiate(&peer, now);
                 if !self.is_routed(self.address_of(&peer)) {
                     self.want_way(&peer, Demand::Traffic, now);
@@ -478,12 +491,12 @@ impl Node {
     pub fn handle_first_contact(&mut self, packet: Vec<u8>, now: Instant) {
         let destination =
             crate::packet::Ipv6Header::parse(&packet).map(|header| header.destination);
-        let peer = destination
-            .ok()
-            .and_then(|destination| self.first_contact(destination, now));
-        match peer {
+        let Ok(destination) = destination else {
+            return self.refuse(Reason::NoRoute, Unreachable::NoRoute, &packet, now);
+        };
+        match self.first_contact(destination, now) {
             Some(peer) => self.handle_unsent(peer, packet, now),
-            None => self.refuse(Reason::NoRoute, Unreachable::NoRoute, &packet, now),
+            None => self.seek(destination, packet, now),
         }
     }
 
@@ -542,6 +555,7 @@ impl Node {
             Task::Reflect => self.ask_reflexions(false, now),
             Task::Ways(peer) => self.tend_ways(&peer, now),
             Task::Streams => self.tend_streams(now),
+            Task::Seek => self.review_seeking(now),
             Task::Trace(number) => self.finish_trace(number),
         }
     }

@@ -6,6 +6,7 @@
 //! | `port.json` | the random WireGuard port ([`Port`]) | at the first start |
 //! | `stock.json` | devices added by `meshd wg add` ([`Stock`]) | when one comes or goes |
 //! | `peers.json` | where peers were last seen ([`Peers`]) | now and then |
+//! | `control.json` | the control plane's contacts and ports ([`Remembered`](crate::control_plane::Remembered)) | now and then |
 //! | `kernel.json` | rules and tables that outlive a killed daemon ([`Journal`](crate::journal::Journal)) | at start and stop |
 //! | `lock` | process id of the daemon that has the directory | at every start |
 //!

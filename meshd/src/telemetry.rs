@@ -20,7 +20,7 @@ use crate::config::{LogFormat, LogLevel, LogSettings};
 use crate::recent::Recent;
 
 /// Crates whose events follow the configured level. Others may only warn: their chatter is not ours.
-const OWN_TARGETS: [&str; 3] = ["meshd", "routing", "wireguard"];
+const OWN_TARGETS: [&str; 4] = ["discovery", "meshd", "routing", "wireguard"];
 
 /// The running log.
 #[derive(Debug, Clone)]
@@ -101,6 +101,8 @@ fn filter(level: LogLevel) -> Targets {
         .with_targets(OWN_TARGETS.map(|target| (target, level)))
         // The engine calls the normal end of a keypair an error.
         .with_target("boringtun", LevelFilter::OFF)
+        // It warns of what strangers do, as often as they do it.
+        .with_target("libp2p", LevelFilter::ERROR)
 }
 
 /// Whether standard error is the stream that systemd names as `device:inode` (systemd.exec(5), `$JOURNAL_STREAM`).

@@ -18,8 +18,9 @@ use libp2p::{
 
 use crate::{Admitted, Derive, NodeKey, guard::ip, hygiene::party};
 
-/// Connections that strangers of one party (a /24, a /48) may have to us at a time: keys are cheap, addresses are not.
-const MAX_STRANGERS_PER_PARTY: usize = 8;
+/// Connections that strangers of one party (a /24, a /48) may have to us at a time, a quarter of all: keys are cheap, addresses are not, but
+/// a carrier's NAT or a data centre has many honest nodes.
+const MAX_STRANGERS_PER_PARTY: usize = 32;
 
 /// Why a connection is closed.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]

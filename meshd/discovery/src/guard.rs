@@ -73,6 +73,11 @@ impl<T> Guard<T> {
         self.pending.take_place(host(from))
     }
 
+    /// Whether an address of ours is of use to anybody else.
+    fn is_told(&self, address: &Multiaddr) -> bool {
+        ip(address).is_some_and(|ip| self.rules.read(|rules| rules.is_told(ip)))
+    }
+
     fn is_overlay(&self, address: &Multiaddr) -> bool {
         ip(address).is_some_and(|ip| self.rules.read(|rules| rules.check_peer(ip).is_err()))
     }
@@ -163,10 +168,10 @@ where
                         send_back_addr,
                     });
                 }
-                // Nobody is to hear of an overlay address as one to be called at.
+                // What nobody may call is nobody's to hear of.
                 TransportEvent::NewAddress { listen_addr, .. }
                 | TransportEvent::AddressExpired { listen_addr, .. }
-                    if this.is_overlay(&listen_addr) => {}
+                    if !this.is_told(&listen_addr) => {}
                 event @ (TransportEvent::NewAddress { .. }
                 | TransportEvent::AddressExpired { .. }
                 | TransportEvent::ListenerClosed { .. }

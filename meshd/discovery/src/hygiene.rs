@@ -119,6 +119,14 @@ impl Hygiene {
         Ok(())
     }
 
+    /// Whether an address of ours is one that others may be told: no overlay address, and none that means somebody else elsewhere.
+    #[must_use]
+    pub fn is_told(&self, ip: IpAddr) -> bool {
+        let is_own = ip.is_loopback() && self.loopback == Loopback::Refused;
+        let is_of_link = matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local());
+        self.check_peer(ip).is_ok() && !is_own && !is_of_link
+    }
+
     /// Whether an address is of a network that this machine is in.
     #[must_use]
     pub fn is_shared(&self, ip: IpAddr) -> bool {

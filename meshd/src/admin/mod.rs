@@ -114,6 +114,28 @@ pub struct Status {
     pub drops: BTreeMap<String, u64>,
     /// What needs attention.
     pub warnings: Vec<Warning>,
+    /// The control plane; null when it is off.
+    #[serde(default)]
+    pub control: Option<ControlPlane>,
+}
+
+/// What finds nodes and carries their signals, by libp2p.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ControlPlane {
+    /// Whether it runs; it is started again when it does not.
+    pub running: bool,
+    /// How many times it had to be started again.
+    pub restarts: u32,
+    /// Nodes that it is connected with.
+    pub peers: usize,
+    /// Nodes in its table of the DHT.
+    pub table: usize,
+    /// Records that it keeps for others.
+    pub records: usize,
+    /// Whether others have shown that they reach its port.
+    pub reachable: bool,
+    /// Multiaddresses that it listens on.
+    pub listening: Vec<String>,
 }
 
 impl Schema for Status {
@@ -350,9 +372,9 @@ impl WarningCode {
                  as if the key were not there.\nTo do: remove the key, or keep it and update meshd later."
             }
             Self::NoEndpoint => {
-                "A peer is configured with a libp2p address only, and this version cannot use libp2p to find where its \
-                 WireGuard port is. If the peer knows where this node is, it will connect, and everything works.\n\
-                 To do: add endpoint = \"host:port\" to its [[peers]] entry."
+                "A peer is configured with a libp2p address only, and [control] enabled = false leaves libp2p out, which would \
+                 find where its WireGuard port is. If the peer knows where this node is, it will connect, and everything works.\n\
+                 To do: set enabled = true, or add endpoint = \"host:port\" to its [[peers]] entry."
             }
             Self::NoNft => {
                 "The daemon could not put its rule into the kernel's packet filter (table ip6 meshd), which drops packets \

@@ -103,6 +103,7 @@ mod tests {
             peers: Vec::new(),
             drops: Default::default(),
             warnings: Vec::new(),
+            control: None,
         };
         let link = Link {
             peer: "vp\"s1".into(),

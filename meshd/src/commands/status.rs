@@ -22,6 +22,7 @@ fn print(status: &Status, out: &mut impl Write) -> io::Result<()> {
         peers,
         drops,
         warnings,
+        control,
     } = status;
     let reachable = peers
         .iter()
@@ -50,6 +51,13 @@ fn print(status: &Status, out: &mut impl Write) -> io::Result<()> {
         .collect();
     if !dropped.is_empty() {
         writeln!(out, "dropped: {}", super::printable(&dropped.join(", ")))?;
+    }
+    if let Some(control) = control.as_ref().filter(|control| !control.running) {
+        writeln!(
+            out,
+            "control plane: being started again ({} times so far)",
+            control.restarts
+        )?;
     }
     super::print_warnings(warnings, out)
 }
@@ -198,6 +206,7 @@ mod tests {
                 },
             ],
             drops: BTreeMap::from([("foreign source".into(), 3), ("replay".into(), 0)]),
+            control: None,
             warnings: vec![Warning {
                 code: "NAT-SYM-SYM".into(),
                 text: "pi: both routers change ports".into(),

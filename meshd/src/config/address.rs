@@ -237,6 +237,51 @@ impl FromStr for PeerAddress {
     }
 }
 
+/// A libp2p multiaddress to listen on: `/ip4/ADDRESS/tcp/PORT` or `/ip4/ADDRESS/udp/PORT/quic-v1`, of either family; unspecified
+/// addresses and port 0 are good, the overlay is not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ListenAddress {
+    /// The port, if it is one of TCP.
+    pub tcp_port: Option<u16>,
+}
+
+/// Why a text is not a [`ListenAddress`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum ListenAddressError {
+    /// Not of the form described.
+    #[error("not an address to listen on: write /ip6/::/tcp/51861 or /ip6/::/udp/51861/quic-v1")]
+    Form,
+    /// An address in `0600::/8`.
+    #[error("an address of the overlay cannot be listened on")]
+    Overlay,
+}
+
+impl FromStr for ListenAddress {
+    type Err = ListenAddressError;
+
+    fn from_str(text: &str) -> Result<Self, ListenAddressError> {
+        let parts: Vec<&str> = text.split('/').collect();
+        let (family, ip, transport, port) = match parts[..] {
+            ["", family, ip, "tcp", port] => (family, ip, "tcp", port),
+            ["", family, ip, "udp", port, "quic-v1"] => (family, ip, "udp", port),
+            _ => return Err(ListenAddressError::Form),
+        };
+        let ip: IpAddr = match family {
+            "ip4" => ip.parse::<Ipv4Addr>().map(Into::into),
+            "ip6" => ip.parse::<Ipv6Addr>().map(Into::into),
+            _ => return Err(ListenAddressError::Form),
+        }
+        .map_err(|_| ListenAddressError::Form)?;
+        if matches!(ip, IpAddr::V6(ip) if overlay().contains(ip)) {
+            return Err(ListenAddressError::Overlay);
+        }
+        let port = port.parse().map_err(|_| ListenAddressError::Form)?;
+        Ok(Self {
+            tcp_port: (transport == "tcp").then_some(port),
+        })
+    }
+}
+
 fn check_ip(ip: IpAddr) -> Result<(), PeerAddressError> {
     check_endpoint(ip).map_err(PeerAddressError::Endpoint)
 }

@@ -63,11 +63,17 @@ impl Settings {
                 "wireguard.port_mapping",
                 self.port_mapping != new.port_mapping,
             ),
-            ("control.mdns", self.find_on_lan != new.find_on_lan),
             (
                 "wireguard.stream_listen",
                 self.stream_listen != new.stream_listen,
             ),
+            (
+                "control.enabled",
+                self.control.enabled != new.control.enabled,
+            ),
+            ("control.listen", self.control.listen != new.control.listen),
+            ("control.mdns", self.control.mdns != new.control.mdns),
+            ("control.dht", self.control.dht != new.control.dht),
             ("api.socket", self.api.socket != new.api.socket),
             ("api.group", self.api.group != new.api.group),
             ("log.format", self.log.format != new.log.format),
@@ -109,8 +115,8 @@ impl Settings {
             interface: running.interface,
             listen: running.listen,
             port_mapping: running.port_mapping,
-            find_on_lan: running.find_on_lan,
             stream_listen: running.stream_listen,
+            control: running.control,
             api: running.api,
             metrics: running.metrics,
             log: LogSettings {

@@ -8,14 +8,14 @@ use std::path::Path;
 use ipnetwork::Ipv6Network;
 use wireguard::PublicKey;
 
-use super::address::{HostPort, PeerAddress};
+use super::address::{HostPort, ListenAddress, PeerAddress};
 use super::fault::Fault;
 use super::settings::{
-    Admission, ApiSettings, InboundSettings, InterfaceSettings, LogSettings, PeerSettings,
-    RelaySettings, Settings, StockRouting, StockSettings, StreamListen,
+    Admission, ApiSettings, ControlSettings, InboundSettings, InterfaceSettings, LogSettings,
+    PeerSettings, RelaySettings, Settings, StockRouting, StockSettings, StreamListen,
 };
 use super::{
-    AUTO, Config, Dht, DnsMode, Endpoints, MAX_QUEUES, Peer, PeerInbound, Stock, Trust, Verdict,
+    AUTO, Config, DnsMode, Endpoints, MAX_QUEUES, Peer, PeerInbound, Stock, Trust, Verdict,
 };
 use crate::admin::{Warning, WarningCode};
 use crate::identity::{NodeId, leaf_address, overlay};
@@ -70,6 +70,7 @@ impl Check {
         let interface = self.interface(config);
         let listen = self.listen(&config.wireguard.listen);
         let stream_listen = self.stream_listen(&config.wireguard.stream_listen);
+        let control = self.control(&config.control);
         self.absolute("node.state_dir", &config.node.state_dir);
         self.absolute("api.socket", &config.api.socket);
         let metrics = self.metrics(&config.metrics.listen);
@@ -83,11 +84,11 @@ impl Check {
                 relay: config.node.relay,
                 mbit: NonZeroU32::new(config.node.relay_mbit),
             },
-            find_on_lan: config.control.mdns,
             interface,
             listen,
             port_mapping: config.wireguard.port_mapping,
             stream_listen,
+            control,
             peers,
             stock,
             inbound: InboundSettings {
@@ -187,11 +188,11 @@ impl Check {
             .name
             .clone()
             .unwrap_or_else(|| node.address().to_string());
-        if address.is_some() && endpoints.is_empty() {
+        if address.is_some() && endpoints.is_empty() && !config.control.enabled {
             self.warn(
                 WarningCode::NoEndpoint,
                 format!(
-                    "peer {name} has only a libp2p address, and libp2p is not available in this version yet: \
+                    "peer {name} has only a libp2p address, and [control] enabled = false leaves libp2p out: \
                      it can reach this node, this node cannot reach it; add endpoint = \"host:port\" (its WireGuard port)"
                 ),
             );
@@ -491,6 +492,35 @@ impl Check {
         addresses
     }
 
+    fn control(&mut self, control: &super::Control) -> ControlSettings {
+        let mut tcp_ports = BTreeSet::new();
+        for (i, text) in control.listen.iter().enumerate() {
+            let key = format!("control.listen[{i}]");
+            if let Some(address) = self.ok(&key, text.parse::<ListenAddress>()) {
+                tcp_ports.extend(address.tcp_port);
+            }
+            if control.listen[..i].contains(text) {
+                self.fault(key, format!("{text} is there twice"));
+            }
+        }
+        if control.listen.len() > MAX_LISTEN {
+            self.fault(
+                "control.listen",
+                format!(
+                    "{} addresses; up to {MAX_LISTEN} are possible",
+                    control.listen.len()
+                ),
+            );
+        }
+        ControlSettings {
+            enabled: control.enabled,
+            listen: control.listen.clone(),
+            tcp_ports,
+            mdns: control.mdns,
+            dht: control.dht,
+        }
+    }
+
     fn absolute(&mut self, key: &str, path: &Path) {
         if !path.is_absolute() {
             self.fault(key, format!("`{}` does not begin with /", path.display()));
@@ -500,12 +530,6 @@ impl Check {
     /// What can be asked for and is not there yet. To ask for the default, or for less of it, is no reason to warn.
     fn unavailable(&mut self, config: &Config) {
         let defaults = Config::default();
-        if config.control.listen != defaults.control.listen {
-            self.not_yet("control.listen");
-        }
-        if config.control.dht == Dht::Server {
-            self.not_yet("control.dht = \"server\"");
-        }
         if config.inbound.icmp_echo != defaults.inbound.icmp_echo {
             self.not_yet("inbound.icmp_echo = false");
         }

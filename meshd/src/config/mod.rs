@@ -19,13 +19,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::identity::NodeId;
 
-pub use address::{Host, HostPort, HostPortError, PeerAddress, PeerAddressError};
+pub use address::{
+    Host, HostPort, HostPortError, ListenAddress, ListenAddressError, PeerAddress, PeerAddressError,
+};
 pub use changes::Changes;
 pub(crate) use check::{host_label, is_label};
 pub use fault::Fault;
 pub use settings::{
-    Admission, ApiSettings, InboundSettings, InterfaceSettings, LogSettings, PeerSettings,
-    RelaySettings, Settings, StockRouting, StockSettings, StreamListen,
+    Admission, ApiSettings, ControlSettings, InboundSettings, InterfaceSettings, LogSettings,
+    PeerSettings, RelaySettings, Settings, StockRouting, StockSettings, StreamListen,
 };
 
 /// In `[wireguard] stream_listen`: the addresses of `listen` whose port is written.

@@ -9,7 +9,7 @@ use ipnetwork::Ipv6Network;
 use wireguard::PublicKey;
 
 use super::address::HostPort;
-use super::{LogFormat, LogLevel, PeerInbound, Relay, Verdict};
+use super::{Dht, LogFormat, LogLevel, PeerInbound, Relay, Verdict};
 use crate::admin::Warning;
 use crate::identity::NodeId;
 use crate::state::StockDevice;
@@ -27,8 +27,6 @@ pub struct Settings {
     pub allow_keys: BTreeSet<NodeId>,
     /// Whose ciphertext is forwarded, and how much of it.
     pub relay: RelaySettings,
-    /// Whether the node finds others on its links, and is found there.
-    pub find_on_lan: bool,
     /// The overlay's network interface.
     pub interface: InterfaceSettings,
     /// Local addresses of the WireGuard sockets: 1 to 16, no two alike. Port 0: the remembered random port.
@@ -37,6 +35,8 @@ pub struct Settings {
     pub port_mapping: bool,
     /// Where TCP streams are taken, no two alike.
     pub stream_listen: Vec<StreamListen>,
+    /// The control plane.
+    pub control: ControlSettings,
     /// Configured nodes, in the file's order; no two share a name or a key.
     pub peers: Vec<PeerSettings>,
     /// Configured stock WireGuard devices, in the file's order; names and keys differ from the peers' as well.
@@ -141,6 +141,21 @@ pub struct InterfaceSettings {
     pub mtu: u16,
     /// Queues, each with two packet threads, 1 to 8; none: by the number of processors.
     pub queues: Option<NonZeroU8>,
+}
+
+/// `[control]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ControlSettings {
+    /// Whether there is one.
+    pub enabled: bool,
+    /// Multiaddresses of sockets, up to 16, none of the overlay; empty: nobody can call it.
+    pub listen: Vec<String>,
+    /// The TCP ports in them.
+    pub tcp_ports: BTreeSet<u16>,
+    /// Whether it looks for nodes on the LAN by mDNS.
+    pub mdns: bool,
+    /// Its part in the DHT.
+    pub dht: Dht,
 }
 
 /// One of `[[peers]]`

@@ -21,13 +21,13 @@ fn settings(text: &str) -> Settings {
 
 #[test]
 fn nodes_are_looked_for_on_the_lan_unless_mdns_is_off_with_libp2p_or_without() {
-    assert!(settings("").find_on_lan);
-    assert!(settings("[control]\nenabled = false\n").find_on_lan);
+    assert!(settings("").control.mdns);
+    assert!(settings("[control]\nenabled = false\n").control.mdns);
     let off = settings("[control]\nmdns = false\n");
-    assert!(!off.find_on_lan);
+    assert!(!off.control.mdns);
     let changes = settings("").changes(&off);
     assert_eq!(changes.restart, ["control.mdns"]);
-    assert!(off.live(&settings("")).find_on_lan);
+    assert!(off.live(&settings("")).control.mdns);
 }
 
 /// What `meshd config check` says of a text.
@@ -240,9 +240,13 @@ fn a_peer_may_be_known_by_its_peer_id() {
     let peers = settings(&text);
     assert_eq!(peers.peers[0].node, node);
     assert_eq!(peers.peers[0].endpoints, []);
-    assert_eq!(peers.warnings.len(), 1);
-    assert_eq!(peers.warnings[0].code, "NO-ENDPOINT");
-    let reached = settings(&(text.clone() + "endpoint = 'vps1.example.org:51860'\n"));
+    assert_eq!(peers.warnings, []);
+    let off = "[control]\nenabled = false\n";
+    let unreached = settings(&(off.to_owned() + &text)).warnings;
+    assert_eq!(unreached.len(), 1);
+    assert_eq!(unreached[0].code, "NO-ENDPOINT");
+    let with_endpoint = text.clone() + "endpoint = 'vps1.example.org:51860'\n";
+    let reached = settings(&(off.to_owned() + &with_endpoint));
     assert_eq!(reached.warnings, []);
     assert_eq!(
         reached.peers[0].endpoints[0].to_string(),
@@ -401,9 +405,6 @@ fn a_stock_router_is_trusted_with_what_the_file_says_and_no_more() {
 #[test]
 fn what_is_not_there_yet_is_never_silently_ignored() {
     let text = "
-[control]
-listen = []
-dht = 'server'
 [inbound]
 icmp_echo = false
 allow = [{ from = 'member:a' }]
@@ -425,8 +426,6 @@ domain = 'home'
     assert_eq!(
         keys,
         [
-            "control.listen",
-            "control.dht = \"server\"",
             "inbound.icmp_echo = false",
             "inbound.allow",
             "[[workload]]",
@@ -436,6 +435,35 @@ domain = 'home'
     );
     let less = "[node]\nrelay = 'off'\n[control]\nenabled = false\nmdns = false\ndht = 'off'\n[dns]\nmode = 'off'";
     assert_eq!(settings(less).warnings, []);
+}
+
+#[test]
+fn the_control_plane_listens_on_addresses_that_it_can_have() {
+    let good =
+        "[control]\nlisten = ['/ip6/::/tcp/51861', '/ip4/0.0.0.0/udp/0/quic-v1']\ndht = 'server'";
+    let control = settings(good).control;
+    assert_eq!(control.tcp_ports, BTreeSet::from([51861]));
+    assert_eq!(
+        (control.dht, control.mdns, control.enabled),
+        (Dht::Server, true, true)
+    );
+    let wrong = [
+        "/ip4/::/tcp/1",
+        "/ip6/::/tcp/65536",
+        "/ip6/::/udp/1",
+        "/dns/x/tcp/1",
+        "/ip6/::/tcp/1/p2p/x",
+        "/ip6/600::1/tcp/1",
+    ];
+    for text in wrong {
+        let faults = faults(&format!("[control]\nlisten = ['{text}']"));
+        assert!(
+            faults.contains("meshd.toml:2: control.listen[0]: "),
+            "{faults}"
+        );
+    }
+    let twice = "[control]\nlisten = ['/ip6/::/tcp/1', '/ip6/::/tcp/1']";
+    assert!(faults(twice).contains("is there twice"));
 }
 
 #[test]

@@ -4,6 +4,7 @@
 use std::{fmt, io, net::SocketAddr, sync::Arc};
 
 use arc_swap::ArcSwap;
+use wireguard::Underlay;
 
 use crate::io::{
     netlink,
@@ -11,8 +12,8 @@ use crate::io::{
     wake::Wake,
 };
 
-/// The last index of a socket; the one after it means any.
-const LAST: u8 = u8::MAX - 1;
+/// The last index of a socket; those after it mean a stream, and any.
+const LAST: u8 = Underlay::STREAM - 1;
 
 /// Extra sockets, by their indices; the node loop opens and closes them, one packet thread receives by them, and all send.
 pub struct Extra {

@@ -153,6 +153,32 @@ fn confine_files(needs: &Needs) -> Result<(), String> {
     enforced(restrict())
 }
 
+/// Takes from this thread, and from all it starts, every file but what the system tells a process of itself, and the listening on other
+/// TCP ports than these; 0 is any port that the system chooses. It may connect to any: where others listen is their choice. System calls
+/// are those of the whole process ([`confine`]).
+///
+/// # Errors
+/// Why not.
+pub fn confine_control_plane(listen: &std::collections::BTreeSet<u16>) -> Result<(), Missing> {
+    let abi = ABI::V6;
+    let read = AccessFs::ReadFile | AccessFs::ReadDir;
+    let restrict = || -> Result<RulesetStatus, Box<dyn std::error::Error>> {
+        let mut ruleset = Ruleset::default()
+            .handle_access(AccessFs::from_all(abi))?
+            .handle_access(AccessNet::BindTcp)?
+            .scope(Scope::Signal)?
+            .create()?;
+        for &port in listen {
+            ruleset = ruleset.add_rule(NetPort::new(port, AccessNet::BindTcp))?;
+        }
+        if let Some(file) = open(Path::new("/proc/self"))? {
+            ruleset = ruleset.add_rule(PathBeneath::new(file, read))?;
+        }
+        Ok(ruleset.restrict_self()?.ruleset)
+    };
+    enforced(restrict()).map_err(Missing::Landlock)
+}
+
 fn enforced(status: Result<RulesetStatus, Box<dyn std::error::Error>>) -> Result<(), String> {
     match status {
         Ok(RulesetStatus::FullyEnforced | RulesetStatus::PartiallyEnforced) => Ok(()),

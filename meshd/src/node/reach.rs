@@ -301,7 +301,7 @@ impl Node {
         let links: Vec<LinkId> = self
             .links
             .iter()
-            .filter(|(_, link)| link.state != NeighbourState::Down)
+            .filter(|(_, link)| link.state != NeighbourState::Down && !link.endpoint.is_stream())
             .filter(|(_, link)| {
                 self.peers
                     .get(&link.peer)
@@ -349,6 +349,10 @@ impl Node {
 
     /// A peer asks where it is seen.
     pub(super) fn on_reflect(&mut self, peer: &PublicKey, from: Underlay, id: u32, now: Instant) {
+        if from.is_stream() {
+            // The port of a TCP connection says nothing about UDP.
+            return self.discards.discard(Reason::SignalAstray, 1);
+        }
         let last = self.reach.answered.insert(*peer, now);
         if last.is_some_and(|last| now.saturating_duration_since(last) < REFLECT_ANSWER) {
             return self.discards.discard(Reason::PeerTalksTooMuch, 1);

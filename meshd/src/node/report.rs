@@ -37,6 +37,7 @@ impl Node {
             peers: self.reports(now),
             drops: self.discards.by_name(),
             warnings: self.all_warnings(),
+            control: None,
         }
     }
 

@@ -89,7 +89,7 @@ impl Host {
                     let outcome = job.run(derive);
                     self.node.handle_outcome(id, outcome, now);
                 }
-                Output::Remember { .. } => {}
+                Output::Remember { .. } | Output::Lookup { .. } => {}
                 Output::Traced { .. } => {}
                 Output::Pong(pong) => self.pongs.push(pong),
             }

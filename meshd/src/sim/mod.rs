@@ -671,6 +671,8 @@ impl Net {
                 Request::Remember { epoch } => self.machines[machine].remember(epoch),
                 // Endpoints are addresses here.
                 Request::Resolve { .. } => {}
+                // There is no control plane, and the node does not ask.
+                Request::Lookup { .. } | Request::Introduce { .. } => {}
             }
         }
         let outcomes = self.machines[machine].jobs();

@@ -38,6 +38,15 @@ pub(super) struct Calls {
     waiting: VecDeque<(PeerId, Multiaddr)>,
 }
 
+/// The TCP port that a dial comes from.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Port {
+    /// The one that we listen on, so that the other sees it.
+    Own,
+    /// Another one: where a port is shared with a worker that hangs, it decides which of the two is called.
+    New,
+}
+
 #[derive(Debug)]
 struct Wanted {
     addresses: Vec<Multiaddr>,
@@ -115,14 +124,15 @@ impl Worker<'_> {
             }
             let jitter = wanted.wait.mul_f64(fastrand::f64() / 4.0);
             wanted.at = now + wanted.wait + jitter;
+            let is_first = wanted.wait == AGAIN;
             wanted.wait = (wanted.wait * 2).min(SELDOM);
-            dials.push((peer, wanted.addresses.clone()));
+            dials.push((peer, wanted.addresses.clone(), is_first));
         }
         for _ in 0..LAN_DIALS {
             let Some((peer, address)) = self.calls.waiting.pop_front() else {
                 break;
             };
-            dials.push((peer, vec![address]));
+            dials.push((peer, vec![address], true));
         }
         if self.identified.len() < ENOUGH && self.calls.remembered_at <= now {
             self.calls.remembered_at = now + REMEMBERED;
@@ -134,23 +144,27 @@ impl Worker<'_> {
                     && let Some(peer) = contact.key.peer()
                 {
                     // It was good when we dialled it last; if it is private, it was our network's.
-                    dials.push((peer, vec![contact.address()]));
+                    dials.push((peer, vec![contact.address()], true));
                 }
             }
         }
-        for (peer, addresses) in dials {
-            self.dial(peer, addresses);
+        for (peer, addresses, is_first) in dials {
+            let port = if is_first { Port::Own } else { Port::New };
+            self.dial(peer, addresses, port);
         }
     }
 
-    pub(super) fn dial(&mut self, peer: PeerId, addresses: Vec<Multiaddr>) {
+    pub(super) fn dial(&mut self, peer: PeerId, addresses: Vec<Multiaddr>, port: Port) {
         if addresses.is_empty() {
             return;
         }
         let options = DialOpts::peer_id(peer)
             .condition(PeerCondition::DisconnectedAndNotDialing)
-            .addresses(addresses)
-            .build();
+            .addresses(addresses);
+        let options = match port {
+            Port::Own => options.build(),
+            Port::New => options.allocate_new_port().build(),
+        };
         if let Err(error) = self.swarm.dial(options) {
             debug!(%peer, error = %super::causes(&error), "Not dialled");
         }

@@ -8,7 +8,7 @@ use std::{
 use libp2p::{Multiaddr, PeerId, multiaddr::Protocol};
 use tracing::debug;
 
-use super::{Worker, anchors::circuit};
+use super::{Worker, anchors::circuit, calls::Port};
 use crate::{
     Contact, Event, NodeKey, exchange::MAX_MESSAGE, record::MAX_ANCHORS, supervisor::tell,
 };
@@ -124,7 +124,7 @@ impl Worker<'_> {
             return;
         }
         self.introductions.wait(peer, message, Instant::now());
-        self.dial(peer, addresses);
+        self.dial(peer, addresses, Port::Own);
     }
 
     /// Sends what waited for this connection.

@@ -9,6 +9,7 @@
 //! The numbers are fixed, so that what a killed daemon left behind is recognised and replaced. Nothing is written to `/proc/sys`.
 
 mod changes;
+mod networks;
 
 pub use changes::{Change, Changes};
 
