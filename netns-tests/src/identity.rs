@@ -68,6 +68,13 @@ impl Identity {
         })
     }
 
+    /// The libp2p PeerId, in base58.
+    pub fn peer_id(&self) -> String {
+        let head = [0x00, 0x24, 0x08, 0x01, 0x12, 0x20];
+        let key = self.signing_key().verifying_key().to_bytes();
+        bs58::encode([&head[..], &key].concat()).into_string()
+    }
+
     /// The key that the seed is.
     pub(crate) fn signing_key(&self) -> SigningKey {
         let mut seed = [0; 32];

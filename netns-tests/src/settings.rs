@@ -10,6 +10,8 @@ use crate::identity::Identity;
 
 /// The port servers listen on.
 pub const PORT: u16 = 51860;
+/// The port of servers for libp2p.
+pub const LIBP2P_PORT: u16 = 51861;
 
 /// What a stock router may do.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,6 +34,7 @@ pub struct Settings {
     log_level: String,
     node: String,
     wireguard: String,
+    control: String,
     tables: String,
     pub(crate) wrapper: String,
     pub(crate) program: Option<String>,
@@ -51,7 +54,8 @@ impl Settings {
             log_level: "debug".into(),
             node: String::new(),
             wireguard: String::new(),
-            tables: "[control]\nenabled = false\n".into(),
+            control: "enabled = false\n".into(),
+            tables: String::new(),
             wrapper: String::new(),
             program: None,
         }
@@ -85,6 +89,53 @@ impl Settings {
         self.table(&format!(
             "[[peers]]\nname = \"{name}\"\npublic_key = \"{}\"\nendpoint = {endpoints}\n",
             peer.public_key
+        ))
+    }
+
+    /// With libp2p, on port 51861 of all addresses over TCP and QUIC, and these lines in its table.
+    #[must_use]
+    pub fn libp2p(mut self, lines: &str) -> Self {
+        let listen = [
+            format!("/ip6/::/tcp/{LIBP2P_PORT}"),
+            format!("/ip4/0.0.0.0/tcp/{LIBP2P_PORT}"),
+            format!("/ip6/::/udp/{LIBP2P_PORT}/quic-v1"),
+            format!("/ip4/0.0.0.0/udp/{LIBP2P_PORT}/quic-v1"),
+        ];
+        self.control = format!("listen = {}\n{lines}\n", list(&listen));
+        self
+    }
+
+    /// With libp2p, without a port of its own for it, and these lines in its table.
+    #[must_use]
+    pub fn libp2p_without_port(mut self, lines: &str) -> Self {
+        self.control = format!("listen = []\n{lines}\n");
+        self
+    }
+
+    /// A peer of which only the libp2p address is known: port 51861 over TCP.
+    #[must_use]
+    pub fn peer_by_libp2p(self, name: &str, peer: &Identity, at: impl Into<IpAddr>) -> Self {
+        self.peer_at_multiaddress(name, peer, &format!("tcp/{LIBP2P_PORT}"), at.into())
+    }
+
+    /// As [`Self::peer_by_libp2p`], over QUIC.
+    #[must_use]
+    pub fn peer_by_quic(self, name: &str, peer: &Identity, at: impl Into<IpAddr>) -> Self {
+        let transport = format!("udp/{LIBP2P_PORT}/quic-v1");
+        self.peer_at_multiaddress(name, peer, &transport, at.into())
+    }
+
+    fn peer_at_multiaddress(
+        self,
+        name: &str,
+        peer: &Identity,
+        transport: &str,
+        at: IpAddr,
+    ) -> Self {
+        let family = if at.is_ipv4() { "ip4" } else { "ip6" };
+        let peer_id = peer.peer_id();
+        self.table(&format!(
+            "[[peers]]\nname = \"{name}\"\naddress = \"/{family}/{at}/{transport}/p2p/{peer_id}\"\n"
         ))
     }
 
@@ -227,13 +278,14 @@ impl Settings {
         write!(
             text,
             "[node]\nname = \"{name}\"\nstate_dir = \"{state}\"\nallow_keys = {allowed}\n{node}\n[interface]\nname = \"mesh0\"\n{mtu}{queues}\n[wireguard]\nlisten = {listen}\n{stream_listen}{wireguard}\n\
-             [api]\nsocket = \"{socket}\"\n\n[log]\nlevel = \"{level}\"\nformat = \"text\"\n\n{tables}",
+             [api]\nsocket = \"{socket}\"\n\n[log]\nlevel = \"{level}\"\nformat = \"text\"\n\n[control]\n{control}\n{tables}",
             state = paths.state.display(),
             level = self.log_level,
             allowed = list(&self.allowed),
             node = self.node,
             wireguard = self.wireguard,
             socket = paths.socket.display(),
+            control = self.control,
             tables = self.tables,
         )
         .expect("a string takes all that is written");
