@@ -34,6 +34,9 @@
 //! One more thread, `stream`, keeps the TCP streams (`stream/`), reads them as `outside` reads its sockets, and shares the TUN queue and the
 //! sockets of the first shard. It alone may connect, and may open no file: it is started before the others lose the right to.
 //!
+//! Probes of path agents, under tokens that were given away, come to the node loop over a queue of their own, after all that concerns
+//! sessions. Sockets that are opened while the daemon runs have one more outside thread, `extra`, which mostly sleeps.
+//!
 //! On more than three processors there are several of inside and outside, in pairs, each with a queue of the TUN device and sockets of its
 //! own; the first is the one that the node loop and the handshake thread use. Order inside a flow holds because the kernel keeps a flow in one
 //! queue and a sender with one socket, and one thread carries each direction of those. A thread that ends ends the daemon.

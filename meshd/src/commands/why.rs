@@ -64,3 +64,50 @@ fn print(why: &Why, out: &mut impl Write) -> io::Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::admin::{NatBehaviour, Path, TriedCandidate};
+
+    #[test]
+    fn it_tells_what_was_tried_and_what_would_help() {
+        let tried = |address: &str, kind: &str, note: &str| TriedCandidate {
+            address: address.parse().unwrap(),
+            kind: kind.into(),
+            sent: 10,
+            answered: 0,
+            rtt_ms: None,
+            note: note.into(),
+        };
+        let why = Why {
+            target: "6d4:97b8:38a7:2b6e::1".parse().unwrap(),
+            name: "pi".into(),
+            path: Path::relay(vec!["vps1".into()], Some(2)),
+            nat: NatBehaviour {
+                mapping: "a new port for each destination, at random".into(),
+                filtering: "what was asked for, at least".into(),
+                last: None,
+                witnesses: 2,
+            },
+            candidates: vec![
+                tried("192.168.1.7:51860", "host", "silent"),
+                tried("198.51.100.9:41002", "reflexive", "silent"),
+            ],
+            code: Some("NAT-SYM-SYM".into()),
+            text: Some("both routers change ports".into()),
+            fix: Some("use IPv6 on both sides".into()),
+        };
+        let mut out = Vec::new();
+        print(&why, &mut out).unwrap();
+        insta::assert_snapshot!(String::from_utf8(out).unwrap(), @r"
+        pi  relay vps1, 2 hops
+        this node's router: a new port for each destination, at random; lets in what was asked for, at least (2 members have told)
+        ADDRESS             KIND       SENT  ANSWERED  RTT  NOTE
+        192.168.1.7:51860   host       10    0         -    silent
+        198.51.100.9:41002  reflexive  10    0         -    silent
+        ! NAT-SYM-SYM both routers change ports
+          fix: use IPv6 on both sides
+        ");
+    }
+}
