@@ -7,11 +7,13 @@
 mod acquaint;
 mod found;
 mod history;
+mod hygiene;
 mod labels;
 mod links;
 mod paths;
 mod peers;
 mod reach;
+mod remember;
 mod report;
 mod routes;
 mod seek;
@@ -52,8 +54,9 @@ use self::{
     trace::Traces,
 };
 pub use self::{
-    found::{Found, LocalNetwork, MAX_ENDPOINTS, Source},
+    found::{Found, MAX_ENDPOINTS, Source},
     history::Since,
+    hygiene::LocalNetwork,
     report::millis,
     routes::derive,
     seek::Search,

@@ -162,21 +162,29 @@ struct Sites {
 }
 
 impl Sites {
-    fn new(name: &str) -> Self {
+    /// Open to everybody, or only to each other.
+    fn new(name: &str, is_open: bool) -> Self {
         let lab = Lab::new(name);
         let internet = lab.internet();
         let host = lab.host("member");
         let port = internet.connect(&host);
         let at = SocketAddr::new(port.v4.into(), PORT);
         let id = lab.identity();
-        let member = host.meshd(open(&id));
-        let site = |name: &str| {
+        let ids = [lab.identity(), lab.identity(), lab.identity()];
+        let node = |own: &Identity| {
+            if is_open {
+                return open(own);
+            }
+            let others = ids.iter().filter(|other| *other != own);
+            Settings::new(own).allow(others)
+        };
+        let member = host.meshd(node(&id));
+        let site = |(name, own): (&str, &Identity)| {
             let host = lab.host(name);
             internet.connect(&host);
-            let settings = open(&lab.identity()).peer("member", &id, Some(at));
-            host.launch_meshd(settings)
+            host.launch_meshd(node(own).peer("member", &id, Some(at)))
         };
-        let sites = ["a", "b", "c"].map(site).into();
+        let sites = ["a", "b", "c"].into_iter().zip(&ids).map(site).collect();
         Self {
             member,
             sites,
@@ -201,7 +209,15 @@ impl Sites {
 
 #[test]
 fn sites_that_know_one_member_are_joined_and_stay_so_without_it_and_after_a_restart() {
-    let sites = Sites::new("found sites");
+    joins_and_stays(&Sites::new("found sites", true));
+}
+
+#[test]
+fn so_do_sites_that_are_not_open_and_allow_each_other() {
+    joins_and_stays(&Sites::new("found closed sites", false));
+}
+
+fn joins_and_stays(sites: &Sites) {
     sites.wait_until_joined(secs(20));
     sites.member.kill();
     hold_for(secs(5), "the sites reach each other", || {

@@ -6,17 +6,17 @@
 
 use std::{
     collections::BTreeMap,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::{Ipv6Addr, SocketAddr},
     time::{Duration, Instant},
 };
 
-use ipnetwork::IpNetwork;
 use routing::{LinkId, NeighbourState};
 use tracing::debug;
 use wireguard::PublicKey;
 
 use super::{
-    Node, Seen, Task, is_overlay,
+    Node, Task,
+    hygiene::{LocalNetwork, LocalNetworks, Reach, reach, region},
     links::{Dial, Link},
     peers::{Entry, Origin},
 };
@@ -51,10 +51,6 @@ const MOST_CHOSEN: usize = 8;
 const ROUTED: Duration = Duration::from_secs(5);
 /// A chosen link may be down for so long before another is chosen in its place: longer than a restart takes.
 const FORGIVE: Duration = Duration::from_secs(30);
-/// Nodes that nobody named and that are remembered over a restart.
-const MAX_REMEMBERED: usize = 64;
-/// Who was not heard of for so long is forgotten.
-const FORGET: Duration = Duration::from_secs(30 * 24 * 3600);
 /// While there is something to wait for, it is looked at so often.
 const REVIEW: Duration = Duration::from_millis(250);
 
@@ -97,20 +93,11 @@ impl Source {
     }
 }
 
-/// An address of this machine, with the network that it is in.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct LocalNetwork {
-    /// Index of the interface.
-    pub interface: u32,
-    /// Our address, and the length of the prefix that is on the link.
-    pub network: IpNetwork,
-}
-
 /// Everybody who was found.
 #[derive(Debug)]
 pub(super) struct FoundNodes {
     known: BTreeMap<PublicKey, Known>,
-    local: Vec<LocalNetwork>,
+    pub(super) local: LocalNetworks,
     calls: Calls,
 }
 
@@ -179,56 +166,12 @@ impl FoundNodes {
     pub(super) fn new(now: Instant) -> Self {
         Self {
             known: BTreeMap::new(),
-            local: Vec::new(),
+            local: LocalNetworks::default(),
             calls: Calls {
                 left: CALLS_PER_SECOND,
                 since: now,
             },
         }
-    }
-
-    /// Whether a datagram may go there because this source says so (`threats.md` §2, dial reflection).
-    pub(super) fn is_usable(&self, endpoint: &SocketAddr, source: Source) -> bool {
-        // Anybody can tell us of the ports of services; a node listens there only if it says so itself.
-        let is_own_word = matches!(source, Source::Lan | Source::Remembered);
-        let least_port = if is_own_word { 1 } else { 1024 };
-        let is_ours = self
-            .local
-            .iter()
-            .any(|own| own.network.ip() == endpoint.ip());
-        if endpoint.port() < least_port || is_ours || is_overlay(endpoint) {
-            return false;
-        }
-        let is_shared = self.is_on_link(endpoint);
-        match (reach(endpoint), source) {
-            (Reach::Nowhere, _) => false,
-            (Reach::Link, Source::Lan | Source::Remembered) => true,
-            (Reach::Link, _) => false,
-            (Reach::Site | Reach::World, Source::Lan) => is_shared,
-            (Reach::Site, Source::Remembered) => true,
-            (Reach::Site, _) => is_shared,
-            (Reach::World, _) => true,
-        }
-    }
-
-    /// Whether an address is in a network that one of our interfaces is in, without a router between.
-    fn is_on_link(&self, endpoint: &SocketAddr) -> bool {
-        self.interface_of(endpoint).is_some()
-    }
-
-    /// The interface that leads to an address without a router between.
-    pub(super) fn interface_of(&self, endpoint: &SocketAddr) -> Option<u32> {
-        if let SocketAddr::V6(v6) = endpoint
-            && v6.scope_id() != 0
-        {
-            return Some(v6.scope_id());
-        }
-        // A whole Internet on one interface is a tunnel.
-        let is_link = |network: &IpNetwork| network.prefix() >= 8;
-        let mut local = self.local.iter();
-        local
-            .find(|own| is_link(&own.network) && own.network.contains(endpoint.ip()))
-            .map(|own| own.interface)
     }
 
     /// Makes room for one more of that kind; the one heard of longest ago goes, but none that we have to do with.
@@ -257,148 +200,10 @@ impl FoundNodes {
     }
 }
 
-/// How far an address reaches.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Reach {
-    /// Nobody is there, or everybody.
-    Nowhere,
-    /// One link.
-    Link,
-    /// One site: whoever is there may be somebody else elsewhere.
-    Site,
-    /// Everywhere.
-    World,
-}
-
-fn reach(endpoint: &SocketAddr) -> Reach {
-    match endpoint {
-        SocketAddr::V4(v4) => reach_v4(*v4.ip()),
-        SocketAddr::V6(v6) => reach_v6(*v6.ip(), v6.scope_id()),
-    }
-}
-
-fn reach_v4(ip: Ipv4Addr) -> Reach {
-    let [first, second, ..] = ip.octets();
-    let is_shared = first == 100 && second & 0xc0 == 64;
-    match first {
-        0 | 127 | 224.. => Reach::Nowhere,
-        _ if ip.is_private() || ip.is_link_local() || is_shared => Reach::Site,
-        _ => Reach::World,
-    }
-}
-
-fn reach_v6(ip: Ipv6Addr, scope: u32) -> Reach {
-    // The first 96 bits are zero: unspecified, loopback, and forms of IPv4 that no socket of ours sends to.
-    let is_old = ip.segments()[..5] == [0; 5];
-    if is_old || ip.is_multicast() {
-        Reach::Nowhere
-    } else if ip.is_unicast_link_local() {
-        // Without the interface it says nothing.
-        if scope == 0 {
-            Reach::Nowhere
-        } else {
-            Reach::Link
-        }
-    } else if ip.is_unique_local() || ip.segments()[0] & 0xffc0 == 0xfec0 {
-        Reach::Site
-    } else {
-        Reach::World
-    }
-}
-
-/// What two addresses that are near each other have in common: a provider, most likely.
-pub(super) fn region(ip: IpAddr) -> (u8, u32) {
-    match ip.to_canonical() {
-        IpAddr::V4(v4) => (4, v4.to_bits() >> 16),
-        IpAddr::V6(v6) => (6, (v6.to_bits() >> 96) as u32),
-    }
-}
-
 impl Node {
     /// The addresses and networks of this machine are these.
     pub fn handle_local(&mut self, local: Vec<LocalNetwork>) {
-        self.found.local = local;
-    }
-
-    /// Calls nodes of the run before that the configuration does not name, if they may have a session: whoever introduced us then may be
-    /// gone.
-    pub(super) fn recall(&mut self, now: Instant) {
-        let recent = self.seen.iter().filter(|(_, seen)| seen.age < FORGET);
-        let mut seen: Vec<(PublicKey, Vec<SocketAddr>, Duration)> = recent
-            .map(|(key, seen)| (*key, seen.endpoints.clone(), seen.age))
-            .collect();
-        seen.sort_by_key(|(.., age)| *age);
-        for (key, endpoints, _) in seen.into_iter().take(MAX_REMEMBERED) {
-            let Ok(node) = NodeId::from_public_key(&key) else {
-                continue;
-            };
-            let is_dialled = self
-                .peers
-                .get(&key)
-                .is_some_and(|entry| entry.origin == Origin::Peer);
-            if !is_dialled && self.is_welcome(&key) {
-                let source = Source::Remembered;
-                self.handle_found(
-                    Found {
-                        node,
-                        endpoints,
-                        source,
-                    },
-                    now,
-                );
-            }
-        }
-    }
-
-    /// Whom nobody named, and who is worth to be remembered over a restart: who was heard straight, the latest first, at most 64, and
-    /// at most a quarter of them in one region.
-    pub(super) fn worth_remembering(&self, now: Instant) -> Vec<(PublicKey, Seen)> {
-        let is_named = |key: &PublicKey| {
-            self.peers
-                .get(key)
-                .is_some_and(|entry| entry.origin != Origin::Stranger)
-        };
-        let mut good = BTreeMap::new();
-        for (key, seen) in &self.seen {
-            let age = seen.age + now.saturating_duration_since(self.started);
-            if age < FORGET && !seen.endpoints.is_empty() && !is_named(key) {
-                good.insert(
-                    *key,
-                    Seen {
-                        age,
-                        ..seen.clone()
-                    },
-                );
-            }
-        }
-        for (key, entry) in &self.peers {
-            let Some(session) = self.device.session(key) else {
-                continue;
-            };
-            let straight = session.endpoint().and_then(|endpoint| endpoint.remote());
-            if entry.origin == Origin::Stranger
-                && let Some(heard) = session.counters().last_received
-                && let Some(endpoint) = straight
-            {
-                let age = now.saturating_duration_since(heard);
-                let endpoints = vec![endpoint];
-                good.insert(*key, Seen { endpoints, age });
-            }
-        }
-        let mut good: Vec<_> = good.into_iter().collect();
-        // Neighbours first: they are who keeps us connected.
-        good.sort_by_key(|(key, seen)| (!self.has_link(key), seen.age));
-        let mut regions: BTreeMap<(u8, u32), usize> = BTreeMap::new();
-        good.retain(|(_, seen)| {
-            let first = seen.endpoints.first().map(|endpoint| region(endpoint.ip()));
-            let count = first.map(|region| regions.entry(region).or_default());
-            count.is_some_and(|count| {
-                *count += 1;
-                *count <= MAX_REMEMBERED / 4
-            })
-        });
-        good.truncate(MAX_REMEMBERED);
-        good
+        self.found.local = LocalNetworks(local);
     }
 
     /// Whether the node wants to be found on the LAN: by everybody if it is open, else by peers that it could not call itself. What it
@@ -433,7 +238,7 @@ impl Node {
         if !self.is_welcome(&key) {
             return self.discards.discard(Reason::FoundStranger, 1);
         }
-        endpoints.retain(|endpoint| self.found.is_usable(endpoint, source));
+        endpoints.retain(|endpoint| self.found.local.is_usable(endpoint, source));
         endpoints.truncate(MAX_ENDPOINTS);
         if endpoints.is_empty() {
             return self.discards.discard(Reason::FoundNowhere, 1);
@@ -482,7 +287,7 @@ impl Node {
     }
 
     /// Whether a session with this key may be opened.
-    fn is_welcome(&self, key: &PublicKey) -> bool {
+    pub(super) fn is_welcome(&self, key: &PublicKey) -> bool {
         match self.peers.get(key) {
             Some(entry) => !entry.origin.is_stock(),
             None => self.admission == Admission::Open,
@@ -730,7 +535,7 @@ impl Node {
     /// of the two was found. Two that are configured stay two.
     pub(super) fn twin(&self, peer: &PublicKey, at: usize, to: &SocketAddr) -> Option<LinkId> {
         let found = self.peers.get(peer)?.endpoints.len();
-        let interface = self.found.interface_of(to)?;
+        let interface = self.found.local.interface_of(to)?;
         // Who calls from a link-local address has found us.
         let was_found = |link: &Link| match link.dialled {
             Some(dialled) => dialled == found,
@@ -738,7 +543,7 @@ impl Node {
         };
         let mut links = self.links.of(peer);
         let twin = links.find(|(_, link)| {
-            self.found.interface_of(&link.endpoint.remote) == Some(interface)
+            self.found.local.interface_of(&link.endpoint.remote) == Some(interface)
                 && (at == found || was_found(link))
         });
         twin.map(|(id, _)| id)
@@ -754,7 +559,7 @@ impl Node {
         let Some(dial) = entry.dials.get(configured) else {
             return true;
         };
-        let interface = |address: &SocketAddr| self.found.interface_of(address);
+        let interface = |address: &SocketAddr| self.found.local.interface_of(address);
         let there: Vec<u32> = dial.addresses.iter().filter_map(interface).collect();
         let is_there = |address: &SocketAddr| {
             interface(address).is_some_and(|interface| there.contains(&interface))
@@ -770,7 +575,7 @@ impl Node {
                 .any(|dial| dial.may_answer() && dial.addresses.iter().any(is_there))
     }
 
-    fn has_link(&self, key: &PublicKey) -> bool {
+    pub(super) fn has_link(&self, key: &PublicKey) -> bool {
         self.links
             .of(key)
             .any(|(_, link)| link.state != NeighbourState::Down)

@@ -129,7 +129,7 @@ fn no_address_is_taken_that_leads_into_a_tunnel_or_to_a_bystander() {
     for (text, source) in refused {
         let endpoint = text.parse().unwrap();
         assert!(
-            !a.node.found.is_usable(&endpoint, source),
+            !a.node.found.local.is_usable(&endpoint, source),
             "{text} {source:?}"
         );
     }
@@ -145,7 +145,7 @@ fn no_address_is_taken_that_leads_into_a_tunnel_or_to_a_bystander() {
     for (text, source) in taken {
         let endpoint = text.parse().unwrap();
         assert!(
-            a.node.found.is_usable(&endpoint, source),
+            a.node.found.local.is_usable(&endpoint, source),
             "{text} {source:?}"
         );
     }
