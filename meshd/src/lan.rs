@@ -1,4 +1,4 @@
-//! Speaks and hears the [beacon](crate::beacon) on every link of the machine, and tells the node what it is attached to.
+//! Speaks and hears the [beacon] on every link of the machine, and tells the node what it is attached to.
 //!
 //! A task of the control thread. What it hears costs that thread a bounded share, and the node loop nothing unless it is signed.
 
