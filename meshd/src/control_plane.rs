@@ -398,12 +398,22 @@ async fn hear(events: &mut mpsc::Receiver<Event>, control: &Control) {
                 });
                 answer(control, prefix, found).await;
             }
-            Event::Introduction { from, message } => {
-                debug!(?from, length = message.len(), "Introduction not taken");
-            }
+            Event::Introduction { from, message } => on_introduction(from, message, control).await,
             Event::Remember(memory) => remember(memory, &control.state, control),
             Event::Status(status) => *control.plane.status() = status,
         }
+    }
+}
+
+async fn on_introduction(from: NodeKey, message: Vec<u8>, control: &Control) {
+    let Ok(from) = NodeId::from_ed25519(from.0) else {
+        return;
+    };
+    let told = control.node.call(move |node_loop, now| {
+        node_loop.node.handle_introduction(from, &message, now);
+    });
+    if told.await.is_err() {
+        debug!("The node loop has no time for an introduction");
     }
 }
 

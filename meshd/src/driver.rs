@@ -702,12 +702,14 @@ impl NodeLoop {
                 Output::CloseSockets(indices) => {
                     self.shared.outlet.sockets.extra().close(&indices);
                 }
-                // Nobody carries it.
-                Output::Introduce { .. } => {
-                    self.shared
-                        .outlet
-                        .discards
-                        .discard(Reason::NotIntroduced, 1);
+                Output::Introduce { to, message } => {
+                    let request = Request::Introduce { to, message };
+                    if self.requests.try_send(request).is_err() {
+                        self.shared
+                            .outlet
+                            .discards
+                            .discard(Reason::NotIntroduced, 1);
+                    }
                 }
                 Output::Deliver(packet) => self.shared.deliver(&packet),
                 Output::Publish(fib) => {
