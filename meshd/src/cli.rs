@@ -90,6 +90,12 @@ pub enum Verb {
         /// Name of a peer, or an overlay address
         target: String,
     },
+    /// Show what the network lets this node do: UDP, IPv4 and IPv6, the router, port mapping, MTU, and what the node can be to others
+    ///
+    /// It tells what has been found out so far, and sends nothing. With --json: `meshd.netcheck/1` with `udp` (works, blocked, unknown),
+    /// `ipv4{addresses[], links}`, `ipv6` likewise, `nat{mapping, filtering, last, witnesses}`, `port_mapping{protocol, external}`, `mtu`,
+    /// `interface_mtu`, `role` (reachable, direct, hard, relayed, unknown), `role_text` and `fix`.
+    Netcheck,
     /// Show what has happened to links, routes, paths and peers, and go on as it happens
     Events {
         /// Only what is remembered: do not wait for more

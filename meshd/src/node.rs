@@ -10,6 +10,7 @@ mod history;
 mod hygiene;
 mod labels;
 mod links;
+mod netcheck;
 mod paths;
 mod peers;
 mod reach;

@@ -79,6 +79,12 @@ fn is_reached_by_its_mapped_port(speaks: Speaks, protocols: &[&str]) {
         protocols.iter().any(|protocol| line.contains(protocol)),
         "{line}"
     );
+    let netcheck = wait_until(secs(10), "it knows that UDP works", || {
+        Some(daemon.json("netcheck")).filter(|netcheck| netcheck["udp"] == "works")
+    });
+    let external = format!("{PUBLIC}:{PORT}");
+    assert_eq!(netcheck["port_mapping"]["external"], external, "{netcheck}");
+    assert_eq!(netcheck["role"], "reachable", "{netcheck}");
     daemon.stop();
     assert!(!mapped().contains("dnat"), "{}", mapped());
 }

@@ -16,8 +16,9 @@ use tokio::net::UnixStream;
 
 use super::{
     AddDevice, DeviceAdded, DeviceRemoved, Devices, Document, ErrorBody, Events, EventsRequest,
-    Links, Log, LogLines, MAX_BODY, Peers, PingAnswer, PingRequest, Reload, Routes, Schema, Status,
-    Trace, TraceRequest, VERSION, VERSION_HEADER, Wait, WaitRequest, Why, WhyRequest,
+    Links, Log, LogLines, MAX_BODY, Netcheck, Peers, PingAnswer, PingRequest, Reload, Routes,
+    Schema, Status, Trace, TraceRequest, VERSION, VERSION_HEADER, Wait, WaitRequest, Why,
+    WhyRequest,
 };
 
 /// How long the daemon may take for what takes no time.
@@ -119,6 +120,11 @@ impl Client {
     pub fn trace(&self, request: &TraceRequest) -> Result<Trace, ClientError> {
         let patience = TIMEOUT + Duration::from_millis(request.timeout_ms.into());
         self.call(Method::POST, "/v1/trace", body(request)?, patience)
+    }
+
+    /// `GET /v1/netcheck`
+    pub fn netcheck(&self) -> Result<Netcheck, ClientError> {
+        self.get("/v1/netcheck")
     }
 
     /// `POST /v1/why`

@@ -50,6 +50,7 @@ pub enum Command {
     Status,
     Peers,
     Links,
+    Netcheck,
     Routes,
     Trace(TraceRequest),
     /// How a node is reached.
@@ -149,6 +150,7 @@ async fn read(
         (&Method::GET, "/v1/status") => Ok(Command::Status),
         (&Method::GET, "/v1/peers") => Ok(Command::Peers),
         (&Method::GET, "/v1/links") => Ok(Command::Links),
+        (&Method::GET, "/v1/netcheck") => Ok(Command::Netcheck),
         (&Method::GET, "/v1/routes") => Ok(Command::Routes),
         (&Method::POST, "/v1/trace") => parse(&body).map(Command::Trace),
         (&Method::POST, "/v1/why") => parse(&body).map(Command::Why),

@@ -5,6 +5,7 @@
 //! | `GET /v1/status` | | [`Status`] |
 //! | `GET /v1/peers` | | [`Peers`] |
 //! | `GET /v1/links` | | [`Links`] |
+//! | `GET /v1/netcheck` | | [`Netcheck`] |
 //! | `GET /v1/routes` | | [`Routes`] |
 //! | `POST /v1/trace` | [`TraceRequest`] | [`Trace`] |
 //! | `POST /v1/why` | [`WhyRequest`] | [`Why`] |
@@ -36,7 +37,10 @@ use serde::de::{self, DeserializeOwned};
 use serde::{Deserialize, Deserializer, Serialize};
 use wireguard::PublicKey;
 
-pub use self::reach::{NatBehaviour, TriedCandidate, Why, WhyRequest};
+pub use self::reach::{
+    FamilyReach, NatBehaviour, Netcheck, PortMapped, Role, TriedCandidate, UdpReach, Why,
+    WhyRequest,
+};
 pub use self::routing::{
     Backup, Event, Events, EventsRequest, Happening, Hop, Link, LinkState, Links,
     MAX_EVENTS_TIMEOUT_MS, MAX_TRACE_TIMEOUT_MS, Route, RouteOrigin, Routes, Trace, TraceRequest,

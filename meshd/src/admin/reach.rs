@@ -67,3 +67,78 @@ pub struct TriedCandidate {
     /// What came of it.
     pub note: String,
 }
+
+/// What this node's network lets it do, as far as the node has found out.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Netcheck {
+    /// Whether UDP passes.
+    pub udp: UdpReach,
+    /// Over IPv4.
+    pub ipv4: FamilyReach,
+    /// Over IPv6.
+    pub ipv6: FamilyReach,
+    /// How the router before this node treats IPv4.
+    pub nat: NatBehaviour,
+    /// The port that the router lets in because it was asked to; null: none.
+    pub port_mapping: Option<PortMapped>,
+    /// The longest packet that a link has been found to carry, in bytes, and what the interface takes; null: no link is up.
+    pub mtu: Option<u16>,
+    /// What the interface takes.
+    pub interface_mtu: u16,
+    /// What this node can be to others.
+    pub role: Role,
+    /// The same in words.
+    pub role_text: String,
+    /// What would help; null: nothing has to be done.
+    pub fix: Option<String>,
+}
+
+impl Schema for Netcheck {
+    const SCHEMA: &'static str = "meshd.netcheck/1";
+}
+
+/// Whether UDP passes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum UdpReach {
+    /// A neighbour answers over it.
+    Works,
+    /// Neighbours answer over TCP, and over UDP none does.
+    Blocked,
+    /// There is no neighbour that could tell.
+    Unknown,
+}
+
+/// One family of addresses.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FamilyReach {
+    /// This machine's own, with WireGuard's port.
+    pub addresses: Vec<SocketAddr>,
+    /// Links that are up over it.
+    pub links: u32,
+}
+
+/// A port that a router lets in.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PortMapped {
+    /// How the router was asked.
+    pub protocol: String,
+    /// The router's address and port, as it says.
+    pub external: SocketAddr,
+}
+
+/// What a node can be to others, by what others can send to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// Everybody can call it: it can be what others list, and introduce and relay.
+    Reachable,
+    /// Straight ways to it are found with the help of a member.
+    Direct,
+    /// Only nodes whose routers are more lenient than its own reach it straight.
+    Hard,
+    /// It is reached through others alone.
+    Relayed,
+    /// Nobody has told yet.
+    Unknown,
+}

@@ -246,6 +246,10 @@ async fn carry_out(control: &Control, command: Command) -> Result<Vec<u8>, Error
                 .call(|node_loop, now| node_loop.node.links(now))
                 .await?,
         })),
+        Command::Netcheck => {
+            let netcheck = control.node.call(|node_loop, _| node_loop.node.netcheck());
+            Ok(document(netcheck.await?))
+        }
         Command::Routes => Ok(document(Routes {
             routes: control
                 .node

@@ -14,6 +14,7 @@ mod links;
 mod log;
 mod man;
 mod metrics;
+mod netcheck;
 mod peers;
 mod ping;
 mod reload;
@@ -53,6 +54,7 @@ pub fn dispatch(cli: Cli, out: &mut impl Write) -> Result<(), Failure> {
         Verb::Status => status::run(global, out),
         Verb::Peers => peers::run(global, out),
         Verb::Links => links::run(global, out),
+        Verb::Netcheck => netcheck::run(global, out),
         Verb::Routes => routes::run(global, out),
         Verb::Trace { target } => trace::run(global, &target, out),
         Verb::Why { target } => why::run(global, &target, out),

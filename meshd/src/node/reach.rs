@@ -40,7 +40,7 @@ const MAX_ADOPTED: usize = 16;
 pub(super) struct Reach {
     pub(super) agent: Agent,
     /// This machine's addresses, with WireGuard's ports.
-    hosts: Vec<SocketAddr>,
+    pub(super) hosts: Vec<SocketAddr>,
     /// What the router lets in.
     pub(super) mapped: Option<Mapped>,
     /// Neighbours that are being asked what they see, by link.

@@ -5,7 +5,7 @@ use wireguard::PublicKey;
 use super::{CommandError, Node, millis};
 use crate::{
     admin::{NatBehaviour, TriedCandidate, Warning, WarningCode, Why},
-    path::{self, Filtering, Mapping},
+    path::{self, Filtering, Mapping, NatView},
 };
 
 /// Peers that warnings are about, at most.
@@ -25,12 +25,7 @@ impl Node {
             target,
             name: self.label(&peer),
             path: self.path(&peer),
-            nat: NatBehaviour {
-                mapping: mapping(nat.mapping),
-                filtering: filtering(nat.filtering).to_owned(),
-                last: nat.last.map(Into::into),
-                witnesses: nat.witnesses,
-            },
+            nat: behaviour(nat),
             candidates: candidates
                 .into_iter()
                 .map(|tried| TriedCandidate {
@@ -84,6 +79,15 @@ impl Node {
                 "let UDP out of both networks, and answers in; meshd trace shows the way it takes meanwhile".to_owned()
             }
         }
+    }
+}
+
+pub(super) fn behaviour(nat: NatView) -> NatBehaviour {
+    NatBehaviour {
+        mapping: mapping(nat.mapping),
+        filtering: filtering(nat.filtering).to_owned(),
+        last: nat.last.map(Into::into),
+        witnesses: nat.witnesses,
     }
 }
 
