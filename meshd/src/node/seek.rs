@@ -83,7 +83,7 @@ impl Seeking {
         }
     }
 
-    /// Begins to look for a node, if there is leave to. `true`: it is being looked for, and [`Self::begun`] says whether since now.
+    /// Begins to look for a node, if there is leave to. `true`: it is being looked for, or has been since before.
     fn begin(&mut self, prefix: Prefix, now: Instant) -> bool {
         self.nobody.retain(|_, until| *until > now);
         if self.search == Search::Off || self.nobody.contains_key(&prefix) {
