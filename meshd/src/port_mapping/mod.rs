@@ -25,7 +25,10 @@ use tokio::{
 };
 use tracing::{debug, error, info, warn};
 
-use crate::io::netlink::{Gateway, Netlink};
+use crate::io::{
+    hardening,
+    netlink::{Gateway, Netlink},
+};
 
 /// How long a mapping is asked for, in seconds: it goes away by itself if the daemon is killed.
 const LIFETIME: u32 = 7200;
@@ -137,7 +140,13 @@ impl PortMapping {
         };
         let thread = thread::Builder::new()
             .name("port-mapping".to_owned())
-            .spawn(move || runtime.block_on(run))?;
+            .spawn(move || {
+                if let Err(missing) = hardening::confine_connections() {
+                    // Said, with its code, of the rest of the daemon.
+                    debug!(%missing, "Thread keeps what it does not need");
+                }
+                runtime.block_on(run);
+            })?;
         Ok(Self { stop, thread })
     }
 
