@@ -25,6 +25,7 @@ use crate::{
     config::Admission,
     discard::Reason,
     identity::NodeId,
+    path::Mapping,
 };
 
 /// Endpoints kept of one node.
@@ -300,7 +301,15 @@ impl Node {
             return;
         };
         let is_linked = known.source == Source::Lan || known.chosen;
-        let endpoints = known.endpoints.clone();
+        let endpoints: Vec<_> = known
+            .endpoints
+            .iter()
+            .copied()
+            .filter(|endpoint| self.may_be_tried(known.source, endpoint))
+            .collect();
+        if endpoints.is_empty() {
+            return;
+        }
         let Some(entry) = self.peers.get_mut(key) else {
             return;
         };
@@ -309,6 +318,30 @@ impl Node {
             self.refresh_endpoints(key, now);
             self.dial(key, now);
         }
+    }
+
+    /// Whether something may be sent to an endpoint before both ends have agreed on it. A router that gives out a port for each destination
+    /// would spend the one for this destination on it, and the path agent of the other end could not guess it any more; a router that is
+    /// not known yet may be one.
+    fn may_be_tried(&self, source: Source, endpoint: &SocketAddr) -> bool {
+        let is_told = matches!(source, Source::Neighbour(_));
+        !is_told
+            || endpoint.is_ipv6()
+            || matches!(
+                self.nat().mapping,
+                Mapping::None | Mapping::EndpointIndependent { .. }
+            )
+    }
+
+    /// More is known of the router before this node: what had to wait for that may be tried.
+    pub(super) fn on_router_known(&mut self, now: Instant) {
+        let told = self.found.known.iter();
+        let told = told.filter(|(_, known)| matches!(known.source, Source::Neighbour(_)));
+        let told: Vec<PublicKey> = told.map(|(key, _)| *key).collect();
+        for key in told {
+            self.tell_endpoints(&key, now);
+        }
+        self.review_found(now);
     }
 
     /// Looks at what is under way, and calls who is to be called.
@@ -516,6 +549,10 @@ impl Node {
             !known.chosen
                 && known.may_be_called(now)
                 && known.source != Source::Lan
+                && known
+                    .endpoints
+                    .iter()
+                    .any(|endpoint| self.may_be_tried(known.source, endpoint))
                 && !self.has_any_link(key)
                 && self.is_welcome(key)
                 && !(only_unreached

@@ -385,7 +385,11 @@ impl Node {
             seen,
             socket: from.socket,
         };
+        let before = self.nat().mapping;
         self.reach.agent.handle_reflexion(reflexion, now);
+        if self.nat().mapping != before {
+            self.on_router_known(now);
+        }
         let dues = self.reach.questions.values().map(|question| question.due);
         self.agenda.set(Task::Reflect, dues.min());
     }
