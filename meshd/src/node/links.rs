@@ -479,6 +479,11 @@ impl Node {
         if link.endpoint.is_stream() {
             self.look_at_streams(now);
         }
+        // Whoever was heard there is not any more.
+        let way = self.reach.way(&link.peer, false);
+        if way.is_some_and(|(way, _)| way.is_same_way(&link.endpoint)) {
+            self.drop_ways(&link.peer, now);
+        }
         if link.dialled.is_some() || was_found {
             self.agenda.set(Task::Dial(link.peer), Some(now));
         }

@@ -74,7 +74,13 @@ impl Node {
         };
         let best = self.links.best(peer, current);
         let next = self.router.lookup(entry.address);
+        // Where a link leads, routing says whether it works.
+        let is_links = |way: &Underlay| {
+            let mut links = self.links.of(peer);
+            links.any(|(_, link)| link.endpoint.is_same_way(way))
+        };
         let straight = self.reach.way(peer, matches!(next, Next::Via { .. }));
+        let straight = straight.filter(|(way, _)| !is_links(way));
         let path = match (best, next) {
             (Some(link), _) => Path::Link(link),
             (None, _) if straight.is_some() && is_open => Path::Direct,
