@@ -200,6 +200,11 @@ fn nodes_that_know_one_member_hear_of_each_other_and_remember() {
     let mut member = Host::new(1, OPEN, start);
     let mut others = [2, 3, 4].map(|n| Host::new(n, &knows_first, start));
     let [a, b, c] = &mut others;
+    // No router is before any of them.
+    let online = |host: &mut Host, now| host.node.handle_hosts(vec![host.address], now);
+    for host in [&mut member, &mut *a, &mut *b, &mut *c] {
+        online(host, start);
+    }
     let now = pass(&mut [&mut member, a, b, c], start, 10);
     for n in [2, 3] {
         assert!(
@@ -219,6 +224,9 @@ fn nodes_that_know_one_member_hear_of_each_other_and_remember() {
     let mut again =
         [(2, of_a), (3, of_b), (4, of_c)].map(|(n, seen)| Host::seen(n, &knows_first, seen, now));
     let [a, b, c] = &mut again;
+    for host in [&mut *a, &mut *b, &mut *c] {
+        online(host, now);
+    }
     let now = pass(&mut [a, b, c], now, 10);
     for n in [2, 3] {
         assert!(
