@@ -219,6 +219,7 @@ impl Node {
             let found = links.find(|(_, link)| link.endpoint.is_same_way(stream));
             found.map(|(_, link)| link.state)
         };
+        let is_needless = works || self.is_relayed_by_udp(key);
         let anchor = self
             .streams
             .0
@@ -231,14 +232,20 @@ impl Node {
         let stage = anchor.stage;
         match stage {
             Stage::Idle => {}
-            Stage::Connecting { .. } | Stage::Asking { .. } | Stage::Linked { .. } if is_well => {
+            // Datagrams have found a way before it: as a link it would only stand in their way when that fails.
+            Stage::Connecting { .. } | Stage::Asking { .. } if is_needless => {
+                anchor.stage = Stage::Idle;
+                self.hang_up(*key, &stage);
+                if let Some(stream) = stage.stream() {
+                    self.leave_stream(key, &stream, now);
+                }
+            }
+            Stage::Linked { stream, .. } if is_well => {
                 anchor.stage = Stage::Idle;
                 anchor.failures = 0;
                 self.hang_up(*key, &stage);
-                if let Some(stream) = stage.stream() {
-                    info!(peer = %self.label(key), "UDP passes again, stream closed");
-                    self.leave_stream(key, &stream, now);
-                }
+                info!(peer = %self.label(key), "UDP passes again, stream closed");
+                self.leave_stream(key, &stream, now);
             }
             Stage::Connecting { since } => {
                 if now.saturating_duration_since(since) >= PATIENCE {
@@ -281,19 +288,21 @@ impl Node {
 
     /// Whether no datagram leads to a peer, nor through somebody else whom datagrams lead to.
     fn wants_stream(&self, key: &PublicKey, now: Instant) -> bool {
-        let (Some(entry), Some(anchor)) = (self.peers.get(key), self.streams.0.get(key)) else {
-            return false;
-        };
-        let is_due =
-            matches!(anchor.stage, Stage::Idle) && anchor.doubted.is_some() && anchor.due <= now;
-        let is_relayed_by_udp = match entry.path {
-            Path::Relayed(link) => {
+        let is_due = self.streams.0.get(key).is_some_and(|anchor| {
+            matches!(anchor.stage, Stage::Idle) && anchor.doubted.is_some() && anchor.due <= now
+        });
+        is_due && !self.is_relayed_by_udp(key)
+    }
+
+    /// Whether datagrams to a peer go through somebody whom datagrams lead to.
+    fn is_relayed_by_udp(&self, key: &PublicKey) -> bool {
+        match self.peers.get(key).map(|entry| entry.path) {
+            Some(Path::Relayed(link)) => {
                 let link = self.links.get(link);
                 link.is_some_and(|link| !link.endpoint.is_stream())
             }
-            Path::None | Path::Direct | Path::Link(_) => false,
-        };
-        is_due && !is_relayed_by_udp
+            Some(Path::None | Path::Direct | Path::Link(_)) | None => false,
+        }
     }
 
     fn dial_stream(&mut self, key: &PublicKey, now: Instant) {

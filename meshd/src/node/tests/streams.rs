@@ -6,7 +6,7 @@ use wireguard::Underlay;
 
 use super::{Host, key, peer, place};
 use crate::{
-    admin::PathKind,
+    admin::{LinkState, PathKind},
     forward::Topic,
     stream::{Command, Event},
 };
@@ -233,6 +233,38 @@ fn udp_that_stops_in_mid_flow_is_missed_at_once() {
     pair.run_until(SECOND * 4, |pair| pair.dials == 1);
     pair.open();
     pair.run_until(SECOND * 2, |pair| pair.kinds() == [PathKind::Stream; 2]);
+}
+
+/// As a link it would only be held on to when UDP fails the next time, though it takes the same way.
+#[test]
+fn a_stream_that_comes_after_udp_is_back_is_not_taken() {
+    let mut pair = Pair::new(Udp::Passes);
+    pair.run(SECOND * 5);
+    pair.udp = Udp::Blocked;
+    pair.run_until(SECOND * 4, |pair| pair.dials == 1);
+    pair.udp = Udp::Passes;
+    pair.run_until(SECOND * 6, |pair| {
+        let links = pair.a.node.links(pair.now);
+        links.iter().any(|link| link.state == LinkState::Up)
+    });
+    pair.step();
+    let stream = Underlay::stream(place(2), None);
+    let peer = key(2);
+    let late = Event::Opened { peer, stream };
+    pair.a.node.handle_stream(late, pair.now);
+    pair.a.drain(pair.now);
+    let closes = |command: &Command| {
+        matches!(
+            command,
+            Command::Close {
+                stream: Some(_),
+                ..
+            }
+        )
+    };
+    assert!(pair.a.streams.iter().any(closes), "{:?}", pair.a.streams);
+    assert!(pair.a.streamed.is_empty());
+    assert_eq!(pair.a.node.links(pair.now).len(), 1);
 }
 
 #[test]
