@@ -3,7 +3,7 @@
 //! ```text
 //!  tun ── read ──► offload::split ──► packets ─► (seal) ─► udp::send      one read = up to 64 KB = one GSO send
 //!  udp ── recv ──► segments ─► (open) ─► offload::Coalescer ──► tun::write  gathered, not copied
-//!  tcp: connections that nobody waits for
+//!  tcp: connections that nobody waits for; socket: options and names of sockets of every kind
 //!  poll, wake, clock: how a packet thread waits, is stopped, and tells the time
 //!  hardening: what a daemon that has been taken over may still do
 //!  multicast: what is said to everybody on a link
@@ -23,6 +23,7 @@ pub mod peer_credentials;
 pub mod poll;
 #[cfg(feature = "_sim")]
 pub mod simulated;
+mod socket;
 pub mod tcp;
 pub mod tun;
 pub mod udp;

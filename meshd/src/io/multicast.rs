@@ -8,10 +8,7 @@ use std::{
 
 use tokio::io::unix::AsyncFd;
 
-use super::{
-    check,
-    udp::{address, set},
-};
+use super::{check, socket::set, udp::address};
 
 /// What may wait to be read, in bytes; the kernel doubles it for its own account. A flood is lost here.
 const RECEIVE_BUFFER: libc::c_int = 64 << 10;

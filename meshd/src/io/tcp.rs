@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::time::Duration;
 
 use super::check;
+use super::socket::{name_of, set};
 use super::udp::address;
 
 /// What is written and not sent yet is kept below this, in bytes: above, the kernel takes no more.
@@ -283,21 +284,6 @@ fn set_mark(fd: &OwnedFd, mark: u32) -> io::Result<()> {
     }
 }
 
-fn set<T: Copy>(fd: &OwnedFd, level: libc::c_int, option: libc::c_int, value: T) -> io::Result<()> {
-    let length = size_of::<T>() as libc::socklen_t;
-    // SAFETY: the value is valid for reads of `length` bytes.
-    check(unsafe {
-        libc::setsockopt(
-            fd.as_raw_fd(),
-            level,
-            option,
-            (&raw const value).cast(),
-            length,
-        )
-    })
-    .map(drop)
-}
-
 fn get<T>(fd: &OwnedFd, level: libc::c_int, option: libc::c_int, value: &mut T) -> io::Result<()> {
     let mut length = size_of::<T>() as libc::socklen_t;
     // SAFETY: `value` is valid for writes of `length` bytes; both types that it has here are plain data.
@@ -311,18 +297,6 @@ fn get<T>(fd: &OwnedFd, level: libc::c_int, option: libc::c_int, value: &mut T) 
         )
     })
     .map(drop)
-}
-
-type Name =
-    unsafe extern "C" fn(libc::c_int, *mut libc::sockaddr, *mut libc::socklen_t) -> libc::c_int;
-
-fn name_of(fd: &OwnedFd, ask: Name) -> io::Result<SocketAddr> {
-    // SAFETY: sockaddr_storage is plain data for which all zeroes is a value.
-    let mut name: libc::sockaddr_storage = unsafe { std::mem::zeroed() };
-    let mut length = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
-    // SAFETY: `name` is valid for writes of `length` bytes.
-    check(unsafe { ask(fd.as_raw_fd(), (&raw mut name).cast(), &raw mut length) })?;
-    address::decode(&name).ok_or_else(|| io::ErrorKind::Unsupported.into())
 }
 
 fn or_later(done: libc::ssize_t) -> io::Result<Option<usize>> {

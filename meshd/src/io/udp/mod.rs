@@ -15,6 +15,7 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use super::check;
+use super::socket::{name_of, set};
 
 /// Most segments in one message: `UDP_MAX_SEGMENTS` (newer kernels take 128).
 pub const SEGMENTS: usize = 64;
@@ -153,7 +154,7 @@ impl UdpSocket {
         // SAFETY: `name` is a sockaddr of at least `length` bytes.
         check(unsafe { libc::bind(fd.as_raw_fd(), (&raw const name).cast(), length) })
             .map_err(failed("bind"))?;
-        let local = name_of(&fd).map_err(failed("read the address of"))?;
+        let local = name_of(&fd, libc::getsockname).map_err(failed("read the address of"))?;
         Ok(Self {
             fd,
             local,
@@ -192,35 +193,6 @@ impl AsFd for UdpSocket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
-}
-
-pub(in crate::io) fn set(
-    fd: &OwnedFd,
-    level: libc::c_int,
-    option: libc::c_int,
-    value: libc::c_int,
-) -> io::Result<()> {
-    let length = size_of::<libc::c_int>() as libc::socklen_t;
-    // SAFETY: the value is valid for reads of `length` bytes.
-    check(unsafe {
-        libc::setsockopt(
-            fd.as_raw_fd(),
-            level,
-            option,
-            (&raw const value).cast(),
-            length,
-        )
-    })
-    .map(drop)
-}
-
-fn name_of(fd: &OwnedFd) -> io::Result<SocketAddr> {
-    // SAFETY: sockaddr_storage is plain data for which all zeroes is a value.
-    let mut name: libc::sockaddr_storage = unsafe { std::mem::zeroed() };
-    let mut length = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
-    // SAFETY: `name` is valid for writes of `length` bytes.
-    check(unsafe { libc::getsockname(fd.as_raw_fd(), (&raw mut name).cast(), &raw mut length) })?;
-    address::decode(&name).ok_or_else(|| io::ErrorKind::Unsupported.into())
 }
 
 #[cfg(test)]
