@@ -13,7 +13,7 @@ mod networks;
 
 pub use changes::{Change, Changes};
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
@@ -317,38 +317,6 @@ impl Netlink {
                 .map_err(failed("remove a route"))?;
         }
         Ok(())
-    }
-
-    /// The node's addresses that others on the underlay may reach, for guessing where it can be reached; sorted.
-    ///
-    /// Left out: loopback, link-local and overlay addresses, addresses not (or no longer) in use, interfaces
-    /// that are down or have no carrier.
-    pub async fn local_addresses(&self) -> Result<Vec<IpAddr>, NetlinkError> {
-        let mut running = BTreeSet::new();
-        collect(
-            self.handle.link().get().execute(),
-            "list interfaces",
-            |link| {
-                if is_running(&link) {
-                    running.insert(link.header.index);
-                }
-            },
-        )
-        .await?;
-        let mut addresses = Vec::new();
-        collect(
-            self.handle.address().get().execute(),
-            "list addresses",
-            |message| {
-                if running.contains(&message.header.index) {
-                    addresses.extend(underlay_address(&message));
-                }
-            },
-        )
-        .await?;
-        addresses.sort_unstable();
-        addresses.dedup();
-        Ok(addresses)
     }
 
     /// The router that leads to the Internet over IPv4, if there is one: that of the default route which the kernel prefers.
