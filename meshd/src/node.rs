@@ -71,7 +71,7 @@ use crate::{
     forward::Topic,
     held::Held,
     icmp::{self, EchoToken, ErrorLimit, Unreachable},
-    identity::{Identity, NodeId, overlay},
+    identity::{self, Identity, NodeId, overlay},
     labels::Labels,
     path::Demand,
     state::StockDevice,
@@ -905,6 +905,6 @@ impl std::fmt::Debug for Node {
 fn is_overlay(endpoint: &SocketAddr) -> bool {
     match endpoint {
         SocketAddr::V4(_) => false,
-        SocketAddr::V6(endpoint) => overlay().contains(*endpoint.ip()),
+        SocketAddr::V6(endpoint) => identity::is_overlay(*endpoint.ip()),
     }
 }

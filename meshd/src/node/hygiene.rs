@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use ipnetwork::IpNetwork;
 
 use super::{found::Source, is_overlay};
+use crate::path::candidate::is_private;
 
 /// An address of this machine, with the network that it is in.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -84,11 +85,9 @@ pub(super) fn reach(endpoint: &SocketAddr) -> Reach {
 }
 
 fn reach_v4(ip: Ipv4Addr) -> Reach {
-    let [first, second, ..] = ip.octets();
-    let is_shared = first == 100 && second & 0xc0 == 64;
-    match first {
+    match ip.octets()[0] {
         0 | 127 | 224.. => Reach::Nowhere,
-        _ if ip.is_private() || ip.is_link_local() || is_shared => Reach::Site,
+        _ if is_private(ip.into()) || ip.is_link_local() => Reach::Site,
         _ => Reach::World,
     }
 }

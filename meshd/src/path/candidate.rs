@@ -107,7 +107,7 @@ pub fn is_plausible(address: &SocketAddr) -> bool {
 }
 
 /// Whether the address means something only inside somebody's site.
-pub(super) fn is_private(ip: IpAddr) -> bool {
+pub(crate) fn is_private(ip: IpAddr) -> bool {
     match ip {
         IpAddr::V4(ip) => ip.is_private() || is_carrier(ip),
         IpAddr::V6(ip) => ip.is_unique_local(),
@@ -115,7 +115,7 @@ pub(super) fn is_private(ip: IpAddr) -> bool {
 }
 
 /// 100.64.0.0/10 (RFC 6598): between a carrier's router and those of its customers.
-pub(super) fn is_carrier(ip: Ipv4Addr) -> bool {
+pub(crate) fn is_carrier(ip: Ipv4Addr) -> bool {
     let [a, b, ..] = ip.octets();
     a == 100 && b & 0xC0 == 64
 }
