@@ -2,7 +2,7 @@
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
-use tokio::sync::{Mutex, Notify};
+use tokio::sync::{Mutex, watch};
 use tracing::{debug, info, warn};
 use wireguard::PublicKey;
 
@@ -36,7 +36,7 @@ pub struct Control {
     pub(crate) port: u16,
     pub(crate) netlink: Netlink,
     /// The underlay has changed.
-    pub(crate) network_changed: Arc<Notify>,
+    pub(crate) network_changed: watch::Sender<()>,
     pub(crate) telemetry: Telemetry,
     pub(crate) notifier: Notifier,
     pub(crate) alerts: Arc<Alerts>,

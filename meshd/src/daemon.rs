@@ -8,7 +8,7 @@ use arc_swap::ArcSwap;
 use tokio::{
     net::{TcpListener, lookup_host},
     signal::unix::{SignalKind, signal},
-    sync::{Mutex, Notify, mpsc},
+    sync::{Mutex, mpsc, watch},
     time::{MissedTickBehavior, interval},
 };
 use tracing::{debug, error, info, warn};
@@ -248,10 +248,10 @@ async fn live(launch: Launch) -> Result<(), RunError> {
         .map(|(tun, sockets)| shared.shard(tun, sockets))
         .collect();
     let (tell_mapped, mapped) = mpsc::channel(1);
-    let network_changed = Arc::new(Notify::new());
+    let (network_changed, _) = watch::channel(());
     let port_mapping = NonZeroU16::new(port)
         .filter(|_| settings.port_mapping)
-        .map(|port| PortMapping::start(port, Arc::clone(&network_changed), tell_mapped))
+        .map(|port| PortMapping::start(port, network_changed.subscribe(), tell_mapped))
         .transpose()
         .map_err(RunError::Start)?;
     let (plane, plane_events) =
@@ -292,13 +292,12 @@ async fn live(launch: Launch) -> Result<(), RunError> {
     });
     control.notifier.ready(&control.summary());
     let vitals = threads.vitals();
-    let moved = Notify::new();
     let mut remembered = Remembered::default();
     let result = tokio::select! {
         () = admin.serve(Arc::clone(&control)) => Err(RunError::Ended("the admin socket has closed".to_owned())),
         () = serve_node(names, &control) => Err(RunError::Ended("the resolver has ended".to_owned())),
-        error = network_watch::watch(&control, &overlay, &moved) => Err(error),
-        () = lan.run(&control, &discards, &moved) => Err(RunError::Ended("the search on the LAN has ended".to_owned())),
+        error = network_watch::watch(&control, &overlay) => Err(error),
+        () = lan.run(&control, &discards) => Err(RunError::Ended("the search on the LAN has ended".to_owned())),
         () = control_plane::serve(plane_events, &control, interface) => Err(RunError::Ended("the control plane's supervisor has ended".to_owned())),
         () = metrics::serve(scrapers, Arc::clone(&control)) => Err(RunError::Ended("the metrics server has ended".to_owned())),
         () = watch_clocks(&control) => Err(RunError::Ended("the clock has ended".to_owned())),

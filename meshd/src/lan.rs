@@ -10,7 +10,7 @@ use std::{
 };
 
 use ipnetwork::IpNetwork;
-use tokio::{sync::Notify, time::sleep};
+use tokio::time::sleep;
 use tracing::{debug, warn};
 
 use crate::{
@@ -105,8 +105,9 @@ impl Lan {
         Ok(Self { overlay, search })
     }
 
-    /// Runs until the node loop ends. `moved` says that the underlay has changed.
-    pub(crate) async fn run(mut self, control: &Control, discards: &Discards, moved: &Notify) {
+    /// Runs until the node loop ends.
+    pub(crate) async fn run(mut self, control: &Control, discards: &Discards) {
+        let mut changed = control.network_changed.subscribe();
         let mut looks = LOOK_AGAIN.iter();
         let mut look = control.clock.now();
         let mut ask = look;
@@ -133,7 +134,8 @@ impl Lan {
             }
             let wait = next.saturating_duration_since(control.clock.now());
             tokio::select! {
-                () = moved.notified() => {
+                // It is there for as long as we are.
+                _ = changed.changed() => {
                     looks = LOOK_AGAIN.iter();
                     look = control.clock.now();
                 }

@@ -18,8 +18,8 @@ const MEND: Duration = Duration::from_secs(1);
 /// What could not be mended is tried again.
 const MEND_AGAIN: Duration = Duration::from_secs(10);
 
-/// Runs until the kernel tells no more. `moved` hears of every change of the underlay as well.
-pub(crate) async fn watch(control: &Control, overlay: &Interface, moved: &Notify) -> RunError {
+/// Runs until the kernel tells no more.
+pub(crate) async fn watch(control: &Control, overlay: &Interface) -> RunError {
     let mut changes = match Changes::watch(overlay.index).await {
         Ok(changes) => changes,
         Err(error) => return RunError::Netlink(error),
@@ -35,8 +35,7 @@ pub(crate) async fn watch(control: &Control, overlay: &Interface, moved: &Notify
             if !change.underlay() {
                 continue;
             }
-            control.network_changed.notify_one();
-            moved.notify_one();
+            control.network_changed.send_replace(());
             tell_hosts(control).await;
             control.plane.touch();
             let told = control

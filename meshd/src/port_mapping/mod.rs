@@ -10,7 +10,6 @@ use std::{
     io,
     net::{IpAddr, Ipv4Addr, SocketAddrV4},
     num::NonZeroU16,
-    sync::Arc,
     thread::{self, JoinHandle},
     time::Duration,
 };
@@ -20,14 +19,17 @@ use crab_nat::{
     TimeoutConfig, natpmp,
 };
 use tokio::{
-    sync::{Notify, mpsc, oneshot},
+    sync::{mpsc, oneshot, watch},
     time::{sleep, timeout},
 };
 use tracing::{debug, error, info, warn};
 
-use crate::io::{
-    hardening,
-    netlink::{Gateway, Netlink},
+use crate::{
+    io::{
+        hardening,
+        netlink::{Gateway, Netlink},
+    },
+    path::candidate::is_private,
 };
 
 /// How long a mapping is asked for, in seconds: it goes away by itself if the daemon is killed.
@@ -115,7 +117,7 @@ impl PortMapping {
     /// The system gives no thread.
     pub fn start(
         port: NonZeroU16,
-        changed: Arc<Notify>,
+        mut changed: watch::Receiver<()>,
         tell: mpsc::Sender<Option<Mapped>>,
     ) -> io::Result<Self> {
         let (stop, stopped) = oneshot::channel();
@@ -133,7 +135,7 @@ impl PortMapping {
                 gateway: None,
             };
             tokio::select! {
-                () = mapper.keep(&netlink, &changed, &tell) => {}
+                () = mapper.keep(&netlink, &mut changed, &tell) => {}
                 _ = stopped => {}
             }
             mapper.release().await;
@@ -173,7 +175,7 @@ impl PortMapper {
     async fn keep(
         &mut self,
         netlink: &Netlink,
-        changed: &Notify,
+        changed: &mut watch::Receiver<()>,
         tell: &mpsc::Sender<Option<Mapped>>,
     ) {
         let mut told = None;
@@ -196,8 +198,10 @@ impl PortMapper {
                     AGAIN
                 }
             };
-            if timeout(pause, changed.notified()).await.is_ok() {
-                sleep(SETTLE).await;
+            match timeout(pause, changed.changed()).await {
+                Ok(Ok(())) => sleep(SETTLE).await,
+                Ok(Err(_)) => return,
+                Err(_) => {}
             }
         }
     }
@@ -309,6 +313,5 @@ impl PortMapper {
 
 /// Whether an address of this machine is not one of the Internet.
 fn needs_mapping(own: Ipv4Addr) -> bool {
-    let [first, second, ..] = own.octets();
-    own.is_private() || own.is_link_local() || (first == 100 && second & 0xc0 == 64)
+    is_private(own.into()) || own.is_link_local()
 }
