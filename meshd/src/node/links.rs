@@ -588,8 +588,8 @@ impl Node {
             NeighbourState::Up | NeighbourState::Suspect => None,
         };
         self.watch_link(id, now);
-        self.look_at_streams(now);
         if before != state {
+            self.look_at_streams(now);
             let name = self.label(&peer);
             match (before, state) {
                 (NeighbourState::Down, _) => info!(peer = %name, link = id.0, "Link up"),
