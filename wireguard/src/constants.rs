@@ -84,7 +84,8 @@ pub const PATIENT_RETRY: Duration = Duration::from_secs(15);
 pub const TRIES_PER_UNANSWERED: u32 = 3;
 
 /// How long an initiation over the overlay waits for its answer, for [`QUICK_TIME`]: where routes have just come, those back may come a
-/// moment later, and nodes of the mesh answer each other as often as [`INITIATION_INTERVAL`] allows.
+/// moment later, and nodes of the mesh answer each other as often as [`INITIATION_INTERVAL`] allows. So long, too, an answer over the overlay
+/// may remain without sign that it has arrived, before the one who gave it asks for a session of its own.
 pub const QUICK_RETRY: Duration = Duration::from_secs(1);
 
 /// See [`QUICK_RETRY`].

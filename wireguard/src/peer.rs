@@ -116,6 +116,8 @@ pub(crate) struct Entry {
     attempt: Option<Attempt>,
     /// When we last sent a handshake message.
     shaken: Option<u64>,
+    /// When the last one was that answered the peer's.
+    answered: Option<u64>,
     /// Whether the last event said that there is a session.
     up: bool,
     jitter: u64,
@@ -141,6 +143,7 @@ impl Entry {
             turn: 0,
             attempt: None,
             shaken: None,
+            answered: None,
             up: false,
             jitter: 0,
             deadline: None,
@@ -177,6 +180,10 @@ impl Entry {
         let is_new = has_relay && !self.endpoints.iter().any(|endpoint| is_relay(&endpoint));
         self.endpoints = endpoints;
         self.turn = 0;
+        // The peer found us by a way of which we did not know yet, and our answer had none: nothing keeps us from asking.
+        if is_new && !self.session.is_established() && self.has_just_answered() {
+            self.shaken = None;
+        }
         match &mut self.attempt {
             Some(attempt) if attempt.phase == Phase::Homeless => attempt.next = now.millis,
             // There is a way now, and where we asked before, nobody has answered.
@@ -385,6 +392,7 @@ impl Entry {
         let (signals, notes) = batch.take_pending();
         if let Some(at) = notes.answered {
             self.shaken = self.shaken.max(Some(at));
+            self.answered = Some(at);
             if let Some(attempt) = &mut self.attempt {
                 attempt.next = attempt.next.max(at + millis(REKEY_TIMEOUT));
             }
@@ -484,11 +492,22 @@ impl Entry {
                 .is_some_and(|due| due <= now.millis)
     }
 
+    /// Whether the last handshake message was an answer to the peer: it is the peer's turn, unless the answer was lost.
+    fn has_just_answered(&self) -> bool {
+        self.shaken.is_some() && self.shaken == self.answered
+    }
+
     fn begin(&mut self, batch: &mut Batch<'_>, now: Now, out: &mut Outputs) {
         batch.state.unanswered = None;
-        let next = self.shaken.map_or(now.millis, |sent| {
-            now.millis.max(sent + millis(REKEY_TIMEOUT))
-        });
+        let is_relayed = matches!(batch.endpoint(), Some(Endpoint::Overlay(_)));
+        let pause = if is_relayed && self.has_just_answered() {
+            QUICK_RETRY
+        } else {
+            REKEY_TIMEOUT
+        };
+        let next = self
+            .shaken
+            .map_or(now.millis, |sent| now.millis.max(sent + millis(pause)));
         match &mut self.attempt {
             None => self.attempt = Some(Attempt::due(next)),
             Some(attempt) if attempt.phase == Phase::Settling => {

@@ -185,6 +185,41 @@ both_engines! {
         assert_eq!(second.endpoint, Endpoint::Overlay(overlay(1)));
     }
 
+    fn whose_answer_had_no_way_asks_as_soon_as_there_is_one(engine: Engine) {
+        for comes in [true, false] {
+            let mut lab = Lab::pair(engine);
+            let way = Endpoint::Overlay(overlay(1));
+            if !comes {
+                lab.nodes[0].device.set_endpoints(&public(1), vec![way], lab.now);
+            }
+            lab.nodes[1].device.initiate(&public(0), lab.now);
+            let initiation = lab.nodes[1].device.poll_transmit().unwrap();
+            lab.handshake(0, way, &initiation.payload).unwrap();
+            let answer = lab.nodes[0].device.poll_transmit().unwrap();
+            assert_eq!(answer.endpoint, way, "and it is lost there");
+            let answered = lab.now;
+            lab.now += Duration::from_millis(30);
+            if comes {
+                lab.nodes[0].device.set_endpoints(&public(1), vec![way], lab.now);
+            }
+            lab.nodes[0].device.initiate(&public(1), lab.now);
+            let asks = lab.nodes[0].device.poll_transmit();
+            assert_eq!(asks.is_some(), comes);
+            if let Some(initiation) = asks {
+                assert_eq!(initiation.endpoint, way);
+                lab.handshake(1, Endpoint::Overlay(overlay(0)), &initiation.payload).unwrap();
+                let answer = lab.nodes[1].device.poll_transmit().unwrap();
+                lab.handshake(0, way, &answer.payload).unwrap();
+                assert!(lab.session(0, 1).is_established());
+            } else {
+                // It may have been lost all the same, and a second is long enough to wait.
+                lab.now = answered + secs(1);
+                lab.nodes[0].device.handle_timeout(lab.now);
+                assert_eq!(lab.nodes[0].device.poll_transmit().unwrap().endpoint, way);
+            }
+        }
+    }
+
     fn answers_over_the_overlay_that_nobody_takes_up_are_told(engine: Engine) {
         let mut lab = Lab::pair(engine);
         let is_missed = |lab: &mut Lab| {
