@@ -87,7 +87,10 @@ impl Node {
         if !self.is_open_with(peer) {
             self.reach.proven.insert(*peer, endpoint);
             self.refresh_endpoints(peer, now);
-            self.device.initiate(peer, now);
+            // Both ends hear of it at about the same time, and one of them is to call. The other asks there when its own attempt goes on.
+            if self.identity.node().public_key() < *peer {
+                self.device.call(peer, endpoint.into(), now);
+            }
             return;
         }
         let ways = self.reach.ways.entry(*peer).or_default();
