@@ -498,7 +498,10 @@ impl Node {
         let Ok(destination) = destination else {
             return self.refuse(Reason::NoRoute, Unreachable::NoRoute, &packet, now);
         };
-        match self.first_contact(destination, now) {
+        let peer = self
+            .first_contact(destination, now)
+            .or_else(|| self.call_known(destination, now));
+        match peer {
             Some(peer) => self.handle_unsent(peer, packet, now),
             None => self.seek(destination, packet, now),
         }

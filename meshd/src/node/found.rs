@@ -452,6 +452,28 @@ impl Node {
         due
     }
 
+    /// Somebody sends to an address without session or route: calls the node that was found with it, if it has not been called in vain.
+    /// What neighbours and earlier runs know comes before a look-up, whose answers strangers may keep back.
+    pub(super) fn call_known(&mut self, destination: Ipv6Addr, now: Instant) -> Option<PublicKey> {
+        let is_it = |(_, known): &(&PublicKey, &Known)| {
+            known.node.prefix().contains(destination)
+                && known.failures == 0
+                && known.may_be_called(now)
+        };
+        let (key, _) = self.found.known.iter().find(is_it)?;
+        let key = *key;
+        if !self.is_welcome(&key) {
+            return None;
+        }
+        // There is no session to agree on anything in: it is as good as a record that was looked up.
+        if let Some(known) = self.found.known.get_mut(&key)
+            && known.source != Source::Lan
+        {
+            known.source = Source::Record;
+        }
+        self.call_found(&key, now).then_some(key)
+    }
+
     /// Opens a session with a found node. `false`: too many are being called.
     fn call_found(&mut self, key: &PublicKey, now: Instant) -> bool {
         let Some(known) = self.found.known.get(key) else {

@@ -36,6 +36,7 @@ struct Host {
     resolving: Vec<PublicKey>,
     streams: Vec<crate::stream::Command>,
     pongs: Vec<Pong>,
+    lookups: Vec<[u8; 8]>,
 }
 
 impl Host {
@@ -66,6 +67,7 @@ impl Host {
             resolving: Vec::new(),
             streams: Vec::new(),
             pongs: Vec::new(),
+            lookups: Vec::new(),
         };
         host.drain(now);
         host
@@ -89,7 +91,8 @@ impl Host {
                     let outcome = job.run(derive);
                     self.node.handle_outcome(id, outcome, now);
                 }
-                Output::Remember { .. } | Output::Lookup { .. } => {}
+                Output::Lookup { prefix } => self.lookups.push(prefix),
+                Output::Remember { .. } => {}
                 Output::Traced { .. } => {}
                 Output::Pong(pong) => self.pongs.push(pong),
             }

@@ -8,7 +8,7 @@ use super::*;
 use crate::{
     forward::Topic,
     identity::overlay,
-    node::{Found, LocalNetwork, Source},
+    node::{Found, LocalNetwork, Search, Source},
 };
 
 const OPEN: &str = "open = true\n[inbound]\ndefault = \"allow\"\n";
@@ -61,6 +61,39 @@ fn a_node_that_is_not_open_calls_nobody_whom_it_does_not_know() {
     a.drain(now);
     settle(&mut [&mut a, &mut c], now);
     assert!(a.session(address(3)).is_established());
+}
+
+#[test]
+fn whom_a_neighbour_knows_nobody_has_to_look_up() {
+    let start = Instant::now();
+    let mut a = Host::new(1, OPEN, start);
+    a.node.set_search(Search::On);
+    a.node.handle_local(vec![lan()]);
+    // More than links are chosen for.
+    for n in 2..40 {
+        let told = found(n, place(n), Source::Neighbour(key(50)));
+        a.node.handle_found(told, start);
+    }
+    a.drain(start);
+    let is_called = |a: &Host, n: usize| a.sent.iter().any(|(to, _)| *to == place(n));
+    let spared: Vec<usize> = (2..40).filter(|n| !is_called(&a, *n)).collect();
+    assert!(spared.len() > 20, "{spared:?}");
+    let now = start + Duration::from_secs(2);
+    let packet = |n: usize| packet::ipv6(address(1), address(n), 59, b"hello");
+    a.node.handle_first_contact(packet(spared[0]), now);
+    a.drain(now);
+    assert!(is_called(&a, spared[0]));
+    assert!(a.lookups.is_empty(), "{:?}", a.lookups);
+    // Who does not answer there may be elsewhere.
+    let later = now + Duration::from_secs(6);
+    a.node.handle_timeout(later);
+    a.node.handle_first_contact(packet(spared[0]), later);
+    a.drain(later);
+    assert_eq!(a.lookups.len(), 1);
+    // And whom nobody knows is looked for at once.
+    a.node.handle_first_contact(packet(60), later);
+    a.drain(later);
+    assert_eq!(a.lookups.len(), 2);
 }
 
 #[test]
