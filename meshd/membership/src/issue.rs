@@ -296,17 +296,15 @@ impl Records {
     /// Says that a node has left, in its own name. It stays an admin if it was one.
     ///
     /// # Errors
-    /// [`IssueError::UnknownNode`].
+    /// [`IssueError::UnknownNode`], [`IssueError::Full`]: it has left too often.
     pub fn leave(&mut self, seed: &[u8; 32], now: u64) -> Result<Issued, IssueError> {
         let node = NodeKey::of_seed(seed);
         let judgement = self.judgement();
         let grants = judgement.grants.get(&node).ok_or(IssueError::UnknownNode)?;
         let subjects: BTreeSet<RecordId> = grants.iter().map(|grant| grant.subject).collect();
         let subjects: Vec<RecordId> = subjects.into_iter().collect();
-        let own =
-            |record: &&Record| record.statement.kind() == Kind::Leave && record.signer == node.0;
-        let last = self.iter().filter(own).map(|record| record.issued).max();
-        let now = after(last, now);
+        let count = subjects.len().div_ceil(Record::MAX_SUBJECTS);
+        self.check_room(Kind::Leave, &node.0, count)?;
         let mut issued = Issued::default();
         for subjects in subjects.chunks(Record::MAX_SUBJECTS) {
             let subjects = subjects.to_vec();

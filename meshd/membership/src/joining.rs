@@ -267,18 +267,15 @@ fn hello(
 ) -> Result<Answer, Refusal> {
     let (invite, rest) = rest.split_first_chunk().ok_or(Refusal::NotUnderstood)?;
     let signature = rest.try_into().map_err(|_| Refusal::NotUnderstood)?;
-    // Whoever has no ticket is told no more than whoever has an unknown one.
     let signed = signed_hello(&records.network(), visitor, own);
-    if !records
-        .judgement()
-        .invites
-        .contains_key(&InviteKey(*invite))
-        || !is_signature(invite, &signed, signature)
-    {
-        return Err(Refusal::UnknownInvite);
-    }
+    // Whoever has no ticket is told no more than whoever has an unknown one.
+    let held = records.judgement().invites.get(&InviteKey(*invite));
+    let held = held.filter(|_| is_signature(invite, &signed, signature));
+    let held = held.ok_or(Refusal::UnknownInvite)?;
     let mut reply = vec![VERSION, Kind::Proof as u8];
-    reply.extend(now.min(MAX_TIME).to_be_bytes());
+    // It is not earlier than the invite, whatever this clock says.
+    let time = now.max(held.issued).min(MAX_TIME);
+    reply.extend(time.to_be_bytes());
     write_all(&mut reply, records.proof(own));
     Ok(Answer {
         new: None,

@@ -37,6 +37,11 @@ pub(crate) struct Judgement {
     pub(crate) namings: BTreeSet<RecordId>,
 }
 
+/// When an admin said something, and in which record: what was said last, counts.
+type Said = (u64, RecordId);
+/// A name that an admin has given.
+type Naming = (Name, Said);
+
 /// Something that lets a node in, or would. Those that the node has left are not here.
 #[derive(Clone, Debug)]
 pub(crate) struct Grant {
@@ -49,7 +54,7 @@ pub(crate) struct Grant {
     /// The admin on whose word it rests.
     by: [u8; 32],
     /// When that admin said so, and in which record: the latest gives name and tags.
-    said: (u64, RecordId),
+    said: Said,
     /// When the node's own record is from.
     since: u64,
     name: Name,
@@ -181,7 +186,7 @@ impl Law {
                 && self.in_force.contains(&record.signer)
             {
                 for subject in subjects {
-                    approved.entry(*subject).or_insert(record.id());
+                    approved.entry(*subject).or_insert_with(|| record.id());
                 }
             }
         }
@@ -210,7 +215,7 @@ struct Sorted {
     grants: BTreeMap<NodeKey, Vec<Grant>>,
     left: BTreeSet<NodeKey>,
     /// Names that admins gave to each node: name, when and where.
-    namings: BTreeMap<NodeKey, Vec<(Name, (u64, RecordId))>>,
+    namings: BTreeMap<NodeKey, Vec<Naming>>,
     warnings: Vec<Warning>,
 }
 
@@ -446,7 +451,7 @@ struct Claim {
     node: NodeKey,
     name: Name,
     /// When and in which record an admin gave it, if one did.
-    given: Option<(u64, RecordId)>,
+    given: Option<Said>,
 }
 
 /// Decides under which name each member is shown: whom an admin gave a name has it, the last one if there are several; a name that nobody
@@ -462,7 +467,7 @@ fn settle_names(roll: &mut Roll, claims: Vec<Claim>) -> Vec<Warning> {
         let holder = given
             .max_by_key(|claim| claim.given)
             .map(|claim| claim.node);
-        let holder = holder.or_else(|| match claims.as_slice() {
+        let holder = holder.or(match claims.as_slice() {
             [only] => Some(only.node),
             _ => None,
         });

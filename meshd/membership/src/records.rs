@@ -124,7 +124,7 @@ impl Records {
     /// Most invites by one admin.
     pub const MAX_INVITES: usize = 1_024;
     /// Most leaves of one node.
-    pub const MAX_LEAVES: usize = 4;
+    pub const MAX_LEAVES: usize = 16;
 
     /// No record yet.
     #[must_use]
@@ -305,9 +305,9 @@ impl Records {
         };
         let held = self.groups.get(&group).map_or(0, BTreeSet::len);
         match group {
-            // The oldest make room.
-            Group::Networks | Group::Leaves(_) => usize::MAX,
-            Group::Admins | Group::Signed(..) | Group::Joins(_) => {
+            // The older one makes room.
+            Group::Networks => usize::MAX,
+            Group::Admins | Group::Signed(..) | Group::Joins(_) | Group::Leaves(_) => {
                 self.limit(group).saturating_sub(held)
             }
         }
@@ -370,20 +370,17 @@ impl Records {
     }
 
     fn place(&self, record: &Record) -> Place {
-        let newest_first = || {
-            let mut order = [0; 16];
-            order[..8].copy_from_slice(&(!record.issued).to_be_bytes());
-            order
-        };
         let order = match &record.statement {
-            Statement::Network { .. } | Statement::Leave { .. } => newest_first(),
+            // The newest first.
+            Statement::Network { .. } => u128::from(!record.issued).to_be_bytes(),
             Statement::Join { .. } => record.subject(&self.network).0,
             Statement::Admin { .. }
             | Statement::Invite { .. }
             | Statement::Enrol { .. }
             | Statement::Name { .. }
             | Statement::Approve { .. }
-            | Statement::Revoke { .. } => record.id().0,
+            | Statement::Revoke { .. }
+            | Statement::Leave { .. } => record.id().0,
         };
         (order, record.id())
     }
