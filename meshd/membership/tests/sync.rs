@@ -66,20 +66,6 @@ fn pull(
     (pull.progress(), cost)
 }
 
-/// A network with this many nodes that came by tickets of their own, nodes from `first` on.
-fn network_of(records: &mut Records, first: u32, count: u32) {
-    for n in first..first + count {
-        let mut bytes = [3; 16];
-        bytes[..4].copy_from_slice(&n.to_be_bytes());
-        let ticket = InviteSeed::from_bytes(bytes);
-        records
-            .invite(Signer::Node(&ANNA), &ticket, invitation(), NOW)
-            .unwrap();
-        let joined = forge_join(&bytes, &seed(n), &format!("node-{n}"), NOW);
-        records.insert(&joined).unwrap();
-    }
-}
-
 proptest! {
     #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
 
@@ -90,10 +76,10 @@ proptest! {
         salt in any::<u64>(),
     ) {
         let mut one = founded();
-        network_of(&mut one, 0, shared);
+        crowd(&mut one, 0, shared);
         let mut other = one.clone();
-        network_of(&mut one, 100, here);
-        network_of(&mut other, 200, there);
+        crowd(&mut one, 100, here);
+        crowd(&mut other, 200, there);
         let mut turn = losses.iter().cycle();
         for _ in 0..4 {
             pull(&mut one, &other, salt, || *turn.next().unwrap());
@@ -128,7 +114,7 @@ proptest! {
 #[test]
 fn equal_sets_cost_one_question() {
     let mut one = founded();
-    network_of(&mut one, 0, 50);
+    crowd(&mut one, 0, 50);
     let (progress, cost) = pull(&mut one.clone(), &one, 7, || false);
     assert_eq!((progress, cost.questions), (Progress::Done, 1));
     assert!(cost.bytes < 120, "{cost:?}");
@@ -137,7 +123,7 @@ fn equal_sets_cost_one_question() {
 #[test]
 fn one_record_more_among_a_thousand_members_costs_a_few_datagrams() {
     let mut one = founded();
-    network_of(&mut one, 0, 1_000);
+    crowd(&mut one, 0, 1_000);
     let mut other = one.clone();
     let mut many = other.clone();
     one.revoke(Signer::Node(&ANNA), node(&seed(5)), NOW)
@@ -146,12 +132,12 @@ fn one_record_more_among_a_thousand_members_costs_a_few_datagrams() {
     assert_eq!(ids(&one), ids(&other));
     assert!(cost.questions <= 4 && cost.bytes < 4_000, "{cost:?}");
     // A use of an invite, in the midst of others.
-    network_of(&mut one, 1_000, 1);
+    crowd(&mut one, 1_000, 1);
     let (_, cost) = pull(&mut other, &one, 8, || false);
     assert_eq!(ids(&one), ids(&other));
     assert!(cost.questions <= 8 && cost.bytes < 8_000, "{cost:?}");
     // Who has much that the other lacks is not asked for it.
-    network_of(&mut many, 1_000, 20);
+    crowd(&mut many, 1_000, 20);
     let (_, cost) = pull(&mut many, &other, 9, || false);
     assert!(many.len() > other.len());
     assert!(cost.bytes < 60_000, "{cost:?}");
@@ -160,7 +146,7 @@ fn one_record_more_among_a_thousand_members_costs_a_few_datagrams() {
 #[test]
 fn a_peer_that_is_silent_is_given_up_and_the_next_pull_goes_on() {
     let mut from = founded();
-    network_of(&mut from, 0, 100);
+    crowd(&mut from, 0, 100);
     let mut to = Records::new(id());
     let mut left = 30;
     let (progress, _) = pull(&mut to, &from, 1, || {
@@ -209,7 +195,7 @@ fn news_are_taken_passed_on_and_what_hangs_on_nothing_is_said() {
 #[test]
 fn what_is_against_somebody_comes_before_who_else_is_there() {
     let mut from = founded();
-    network_of(&mut from, 0, 200);
+    crowd(&mut from, 0, 200);
     from.revoke(Signer::Node(&ANNA), node(&seed(5)), NOW)
         .unwrap();
     let mut to = Records::new(id());
@@ -227,7 +213,7 @@ fn what_is_against_somebody_comes_before_who_else_is_there() {
 #[test]
 fn a_peer_that_lies_in_outlines_ends_nothing_and_grows_nothing() {
     let mut records = founded();
-    network_of(&mut records, 0, 40);
+    crowd(&mut records, 0, 40);
     let now = Instant::now();
     let mut pull = Pull::new(1);
     let question = pull.poll_transmit(&records, now).unwrap();
@@ -261,7 +247,7 @@ fn a_peer_that_lies_in_outlines_ends_nothing_and_grows_nothing() {
 #[test]
 fn a_thousand_members_are_half_a_megabyte() {
     let mut records = founded();
-    network_of(&mut records, 0, 999);
+    crowd(&mut records, 0, 999);
     let bytes = records.to_bytes().len();
     assert_eq!(records.roll().members().count(), 1_000);
     assert_eq!(records.len(), 3 + 2 * 999);

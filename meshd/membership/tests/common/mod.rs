@@ -222,3 +222,20 @@ pub(crate) fn forge_join(
     let signers = [&invite, &SigningKey::from_bytes(joiner)];
     forge(&id(), 4, "meshd join v1", issued, &body, &signers)
 }
+
+/// So many more nodes that came by tickets of their own, the first with this seed.
+pub(crate) fn crowd(records: &mut Records, first: u32, count: u32) {
+    let anna = SigningKey::from_bytes(&ANNA);
+    for n in first..first + count {
+        let mut ticket = [3; 16];
+        ticket[..4].copy_from_slice(&n.to_be_bytes());
+        // By hand: to invite asks who is an admin, which is judged anew after every change.
+        let key = invite_secret(&id(), &ticket).verifying_key();
+        let until = (NOW + DAY).to_be_bytes();
+        let body = [&key.to_bytes()[..], &[0, 1], &until, &[0, 0, 0]].concat();
+        let invite = forge(&id(), 3, "meshd invite v1", NOW, &body, &[&anna]);
+        records.insert(&invite).unwrap();
+        let joined = forge_join(&ticket, &seed(n), &format!("node-{n}"), NOW);
+        records.insert(&joined).unwrap();
+    }
+}
