@@ -326,10 +326,11 @@ fn join(
                 Admission::Member => 1,
                 Admission::Pending => 2,
             });
+            // The name of the network last: it is what may be had later, where not all fits.
             let name = records
                 .iter()
                 .take_while(|record| matches!(record.statement, Statement::Network { .. }));
-            write_all(&mut reply, name.chain(records.proof(visitor)));
+            write_all(&mut reply, records.proof(visitor).into_iter().chain(name));
             reply
         }
         Err(refusal) => vec![VERSION, Kind::Refusal as u8, refusal as u8 + 1],
