@@ -8,7 +8,7 @@
     reason = "made by criterion's macros; a bench may fail by panic"
 )]
 
-use std::{hint::black_box, time::Instant};
+use std::hint::black_box;
 
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use membership::{
@@ -30,7 +30,7 @@ fn full() -> Records {
 }
 
 fn fetch(from: &Records, to: &mut Records) {
-    let now = Instant::now();
+    let now = start();
     let mut pull = Pull::new(1);
     while pull.progress() == Progress::Going {
         let question = pull.poll_transmit(to, now).unwrap();
@@ -42,18 +42,18 @@ fn fetch(from: &Records, to: &mut Records) {
 fn records(criterion: &mut Criterion) {
     let full = full();
     let file = full.to_bytes();
-    println!("{} records, {} bytes", full.len(), file.len());
-    criterion.bench_function("read a file", |bench| {
+    let title = |what| format!("{what} ({} records, {} bytes)", full.len(), file.len());
+    criterion.bench_function(&title("read a file"), |bench| {
         bench.iter(|| Records::from_bytes(id(), black_box(&file)).unwrap());
     });
-    criterion.bench_function("write a file", |bench| {
+    criterion.bench_function(&title("write a file"), |bench| {
         bench.iter(|| black_box(&full).to_bytes());
     });
     let mut more = full.clone();
     let revoked = more
         .revoke(Signer::Node(&ANNA), node(&seed(5)), NOW)
         .unwrap();
-    criterion.bench_function("take a record and judge all", |bench| {
+    criterion.bench_function(&title("take a record and judge all"), |bench| {
         bench.iter_batched_ref(
             || full.clone(),
             |records| {
@@ -63,14 +63,14 @@ fn records(criterion: &mut Criterion) {
             BatchSize::LargeInput,
         );
     });
-    criterion.bench_function("compare equal sets", |bench| {
+    criterion.bench_function(&title("compare equal sets"), |bench| {
         bench.iter_batched_ref(
             || full.clone(),
             |records| fetch(&full, records),
             BatchSize::LargeInput,
         );
     });
-    criterion.bench_function("fetch all records", |bench| {
+    criterion.bench_function(&title("fetch all records"), |bench| {
         bench.iter_batched_ref(
             || Records::new(id()),
             |records| fetch(&full, records),

@@ -375,7 +375,7 @@ fn may_use(
     }
     // A use that the node has left is one.
     let subject = join_subject(&records.network(), key, visitor);
-    if invite.used >= usize::from(invite.uses) || records.join_of(key, subject).is_some() {
+    if invite.used >= usize::from(invite.uses) || records.bounds().join(key, subject).is_some() {
         return Err(Refusal::Used);
     }
     Ok(())
@@ -390,19 +390,20 @@ impl Records {
             return Vec::new();
         };
         let record = |id| self.iter().find(|record| record.id() == id);
+        let admin = |signer: &[u8; 32]| self.bounds().admin(signer).and_then(|key| self.at(key));
         let mut proof: Vec<&Record> = Vec::new();
         let said = match grant.invite.as_ref() {
-            Some(invite) => self.invite_record(invite),
+            Some(invite) => self.bounds().invite(invite).and_then(|key| self.at(key)),
             None => record(grant.record),
         };
         if let Some(said) = said {
-            proof.extend(self.admin_record(&said.signer));
+            proof.extend(admin(&said.signer));
             if let Some(approval) = judgement
                 .approved
                 .get(&grant.subject)
                 .and_then(|id| record(*id))
             {
-                proof.extend(self.admin_record(&approval.signer));
+                proof.extend(admin(&approval.signer));
                 proof.push(approval);
             }
             proof.push(said);

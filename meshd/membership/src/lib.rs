@@ -3,6 +3,7 @@
 //! Pure: bytes, wall-clock seconds and randomness come as arguments; bytes and answers go out.
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "tests"))]
 
+mod bounds;
 mod issue;
 mod joining;
 mod judgement;

@@ -3,7 +3,7 @@
 
 mod common;
 
-use std::{fs, path::Path, time::Instant};
+use std::{fs, path::Path};
 
 use common::*;
 use membership::{
@@ -140,10 +140,10 @@ fn written_messages() -> Vec<Vec<u8>> {
     let news = sync::news(joined.iter().map(membership::Record::bytes));
     entries.push(framed(&news));
     // Both ends of a comparison, as the target asks it.
-    let mut here = records.clone();
+    let mut here = records;
     let mut pull = sync::Pull::new(1);
     let mut exchange = Vec::new();
-    let now = Instant::now();
+    let now = start();
     while let Some(question) = pull.poll_transmit(&here, now) {
         let answer = sync::answer(&joined, &question).unwrap();
         pull.handle_message(&mut here, &answer).unwrap();

@@ -246,13 +246,8 @@ fn whoever_left_is_no_member_and_may_come_again_with_another_ticket() {
 #[test]
 fn nobody_leaves_for_another() {
     let mut records = with_admins(&[(&BERT, "bert")]);
-    let enrolled = records.iter().filter_map(|record| match &record.statement {
-        membership::Statement::Enrol { node: of, .. } => (*of == node(&ANNA)).then(|| record.id()),
-        _ => None,
-    });
-    let [subject] = enrolled.collect::<Vec<_>>()[..] else {
-        unreachable!()
-    };
+    let is_annas = |record: &&membership::Record| matches!(&record.statement, membership::Statement::Enrol { node: of, .. } if *of == node(&ANNA));
+    let subject = records.iter().find(is_annas).unwrap().id();
     let body = [&[1][..], &subject.0].concat();
     let bert = SigningKey::from_bytes(&BERT);
     let bytes = forge(&id(), 9, "meshd leave v1", NOW, &body, &[&bert]);

@@ -3,8 +3,6 @@
 
 mod common;
 
-use std::time::Instant;
-
 use common::*;
 use membership::{
     Invitation, InviteSeed, Record, Records, Signer, Tags,
@@ -30,7 +28,7 @@ fn pull(
     salt: u64,
     mut fate: impl FnMut() -> bool,
 ) -> (Progress, Cost) {
-    let mut now = Instant::now();
+    let mut now = start();
     let mut pull = Pull::new(salt);
     let mut cost = Cost::default();
     while pull.progress() == Progress::Going {
@@ -98,7 +96,7 @@ proptest! {
         let mut records = founded();
         let len = records.len();
         let mut pull = Pull::new(1);
-        pull.poll_transmit(&records, Instant::now()).unwrap();
+        pull.poll_transmit(&records, start()).unwrap();
         let mut framed = vec![1, kind];
         framed.extend(&bytes);
         for message in [&bytes, &framed] {
@@ -199,7 +197,7 @@ fn what_is_against_somebody_comes_before_who_else_is_there() {
     from.revoke(Signer::Node(&ANNA), node(&seed(5)), NOW)
         .unwrap();
     let mut to = Records::new(id());
-    let now = Instant::now();
+    let now = start();
     let mut pull = Pull::new(1);
     // After two answers: the outline, and the first records.
     for _ in 0..2 {
@@ -214,7 +212,7 @@ fn what_is_against_somebody_comes_before_who_else_is_there() {
 fn a_peer_that_lies_in_outlines_ends_nothing_and_grows_nothing() {
     let mut records = founded();
     crowd(&mut records, 0, 40);
-    let now = Instant::now();
+    let now = start();
     let mut pull = Pull::new(1);
     let question = pull.poll_transmit(&records, now).unwrap();
     let honest = sync::answer(&founded(), &question).unwrap();

@@ -5,6 +5,8 @@
     reason = "tests; each file uses some of it"
 )]
 
+use std::time::Instant;
+
 use ed25519_dalek::{Signer as _, SigningKey};
 use membership::{
     Admission, Approval, Doorkeeper, InsertError, Inserted, Invitation, InviteSeed, JoinError,
@@ -16,6 +18,15 @@ pub(crate) const NOW: u64 = 1_800_000_000;
 pub(crate) const DAY: u64 = 86_400;
 /// The admin whom the network begins with.
 pub(crate) const ANNA: [u8; 32] = [1; 32];
+
+/// Some instant: time is virtual from there on.
+#[allow(
+    clippy::disallowed_methods,
+    reason = "the one clock reading of the tests"
+)]
+pub(crate) fn start() -> Instant {
+    Instant::now()
+}
 
 pub(crate) fn network() -> NetworkKey {
     NetworkKey::from_seed(&[9; 32])
@@ -152,7 +163,11 @@ pub(crate) fn is_member(records: &Records, seed: &[u8; 32]) -> bool {
 pub(crate) fn suspension(records: &Records, seed: &[u8; 32]) -> Option<Suspension> {
     match records.standing(&node(seed)) {
         Standing::Suspended { why, .. } => Some(why),
-        _ => None,
+        Standing::Member(_)
+        | Standing::Pending { .. }
+        | Standing::Revoked
+        | Standing::Left
+        | Standing::Unknown => None,
     }
 }
 
