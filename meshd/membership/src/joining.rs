@@ -273,8 +273,8 @@ fn hello(
     let held = held.filter(|_| is_signature(invite, &signed, signature));
     let held = held.ok_or(Refusal::UnknownInvite)?;
     let mut reply = vec![VERSION, Kind::Proof as u8];
-    // It is not earlier than the invite, whatever this clock says.
-    let time = now.max(held.issued).min(MAX_TIME);
+    // It is not earlier than the invite, whatever this clock says; unless the clock of who made that was too far ahead.
+    let time = now.max(held.issued.min(held.expires)).min(MAX_TIME);
     reply.extend(time.to_be_bytes());
     write_all(&mut reply, records.proof(own));
     Ok(Answer {

@@ -194,6 +194,33 @@ fn a_use_is_of_no_earlier_time_than_its_invite_whatever_a_doorkeepers_clock_says
 }
 
 #[test]
+fn an_invite_is_good_though_its_name_was_last_given_by_a_clock_that_is_ahead() {
+    let mut records = with_admins(&[(&BERT, "bert")]);
+    let ahead = NOW + 365 * DAY;
+    let tags = Tags::default;
+    records
+        .enrol(
+            Signer::Node(&BERT),
+            node(&CARL),
+            name("laptop"),
+            tags(),
+            ahead,
+        )
+        .unwrap();
+    let laptop = Invitation {
+        name: Some(name("laptop")),
+        ..invitation()
+    };
+    let ticket = invite(&mut records, &ANNA, 1, laptop);
+    assert_eq!(
+        join(&mut records, &ticket, &DORA, "x"),
+        Ok(Admission::Member)
+    );
+    assert_eq!(shown(&records, &DORA), "laptop");
+    assert!(shown(&records, &CARL).starts_with("laptop-"));
+}
+
+#[test]
 fn whoever_needs_approval_waits_for_it() {
     let mut records = founded();
     let ticket = invite(

@@ -1,15 +1,24 @@
 //! A record, a file and a ticket, read from any bytes.
 
+use std::sync::OnceLock;
+
 use membership::{Inserted, Name, NetworkKey, NodeKey, Record, Records, Ticket};
+
+/// A network with one admin, whose seed is ones.
+fn scene() -> &'static Records {
+    static SCENE: OnceLock<Records> = OnceLock::new();
+    SCENE.get_or_init(|| {
+        let key = NetworkKey::from_seed(&[0; 32]);
+        let name = |text: &str| text.parse::<Name>().expect("a name");
+        Records::found(&key, name("home"), NodeKey::of_seed(&[1; 32]), name("a"), 1).0
+    })
+}
 
 /// Whatever is read as a record is written as these bytes, and is taken only by a set in which its signer may make it; a file and a ticket
 /// come out as they went in. One of the network whose seed is zeros can be right.
 pub(crate) fn read(bytes: &[u8]) {
-    let key = NetworkKey::from_seed(&[0; 32]);
-    let network = key.id();
-    let name = |text: &str| text.parse::<Name>().expect("a name");
-    let mut records =
-        Records::found(&key, name("home"), NodeKey::of_seed(&[1; 32]), name("a"), 1).0;
+    let mut records = scene().clone();
+    let network = records.network();
     let len = records.len();
     if let Ok(record) = Record::decode(&network, bytes) {
         assert_eq!(record.bytes(), bytes);
