@@ -569,6 +569,14 @@ fn a_thief_with_an_admins_key_is_undone_by_one_record_whatever_it_signs_afterwar
     let body = [&[0][..], &node(&CARL).0, &[0]].concat();
     let bytes = forge(&id(), 8, "meshd revoke v1", NOW - 7, &body, &[&bert]);
     assert!(matches!(thief.insert(&bytes), Ok(Inserted::New(_))));
+    // It approves what it has signed; so does another admin, which has not the say either.
+    let id_of = |bytes: &[u8]| membership::Record::decode(&id(), bytes).unwrap().id().0;
+    let body = [&[1][..], &id_of(&bytes)].concat();
+    for seed in [&BERT, &EMIL] {
+        let secret = SigningKey::from_bytes(seed);
+        let approval = forge(&id(), 7, "meshd approve v1", NOW, &body, &[&secret]);
+        assert!(matches!(thief.insert(&approval), Ok(Inserted::New(_))));
+    }
     merge(&mut records, &mut thief);
     assert!(is_member(&records, &CARL));
     assert_eq!(records.standing(&node(&BERT)), Standing::Revoked);
