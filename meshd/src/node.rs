@@ -24,6 +24,7 @@ mod tests;
 mod trace;
 mod ways;
 mod why;
+mod workloads;
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -76,6 +77,7 @@ use crate::{
     path::Demand,
     state::StockDevice,
     stream,
+    workload::{Wish, WorkloadId, Workloads},
 };
 
 /// Names of an endpoint are resolved again at most this often while nobody answers.
@@ -122,6 +124,7 @@ pub struct Node {
     rng: fastrand::Rng,
     peers: BTreeMap<PublicKey, Entry>,
     held: Held,
+    workloads: Workloads,
     pings: Pings,
     errors: ErrorLimit,
     discards: Arc<Discards>,
@@ -245,6 +248,10 @@ pub enum Output {
         /// The epoch.
         epoch: u32,
     },
+    /// Give up the device of this attachment, for good.
+    DetachWorkload(WorkloadId),
+    /// Remember [`Node::workloads_to_remember`] over a restart: there are fewer.
+    RememberWorkloads,
 }
 
 /// The reply to one echo request.
@@ -304,6 +311,8 @@ pub struct Fresh {
     pub identity: Identity,
     /// Devices that `meshd wg add` added.
     pub added: Vec<StockDevice>,
+    /// Workloads that were attached before.
+    pub workloads: Vec<Wish>,
     /// Where and when peers were last heard of.
     pub seen: BTreeMap<PublicKey, Seen>,
     /// Randomness for indices and jitter.
@@ -335,6 +344,7 @@ impl Node {
         let Fresh {
             identity,
             added,
+            workloads,
             seen,
             seed,
             token,
@@ -370,6 +380,7 @@ impl Node {
             rng,
             peers: BTreeMap::new(),
             held: Held::default(),
+            workloads: Workloads::new(prefix, workloads),
             pings: Pings {
                 token,
                 next: 0,

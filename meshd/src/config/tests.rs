@@ -408,9 +408,6 @@ fn what_is_not_there_yet_is_never_silently_ignored() {
 [inbound]
 icmp_echo = false
 allow = [{ from = 'member:a' }]
-[[workload]]
-name = 'web'
-netns = 'web'
 [metrics]
 listen = '[::1]:9586'
 [dns]
@@ -428,7 +425,6 @@ domain = 'home'
         [
             "inbound.icmp_echo = false",
             "inbound.allow",
-            "[[workload]]",
             "dns.mode = \"resolved\"",
             "dns.domain",
         ]
