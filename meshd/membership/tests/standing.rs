@@ -127,6 +127,37 @@ fn a_ticket_used_twice_in_a_partition_suspends_both_until_an_admin_approves_one(
 }
 
 #[test]
+fn a_node_that_joins_at_two_doors_in_a_partition_has_used_its_ticket_once() {
+    let mut here = founded();
+    let ticket = invite(&mut here, &ANNA, 1, invitation());
+    let mut there = here.clone();
+    join_at(&mut here, &ANNA, &ticket, &BERT, "bert", NOW).unwrap();
+    join_at(&mut there, &ANNA, &ticket, &BERT, "robert", NOW + 9).unwrap();
+    let len = here.len();
+    merge(&mut here, &mut there);
+    assert!(is_member(&here, &BERT));
+    assert_eq!((here.invites()[0].used, here.len()), (1, len));
+    // Approved is the pair of node and ticket, whichever of its records is kept.
+    let mut third = founded();
+    copy(&there, &mut third);
+    join_at(&mut third, &ANNA, &ticket, &CARL, "carl", NOW).unwrap_err();
+    assert!(
+        third
+            .insert(&forge_join(&[1; 16], &CARL, "carl", NOW))
+            .is_ok()
+    );
+    assert_eq!(suspension(&third, &BERT), Some(Suspension::InviteReused));
+    third
+        .approve(Signer::Node(&ANNA), &node(&BERT), NOW)
+        .unwrap();
+    for later in 0..8 {
+        // It is the smaller one or not; the approval is good for each.
+        let _ = third.insert(&forge_join(&[1; 16], &BERT, "bert", NOW + later));
+        assert!(is_member(&third, &BERT));
+    }
+}
+
+#[test]
 fn a_revoked_machine_does_not_come_back_with_its_ticket() {
     let mut here = founded();
     let ticket = invite(&mut here, &ANNA, 1, invitation());
