@@ -16,9 +16,9 @@ use tokio::net::UnixStream;
 
 use super::{
     AddDevice, DeviceAdded, DeviceRemoved, Devices, Document, ErrorBody, Events, EventsRequest,
-    Links, Log, LogLines, MAX_BODY, Netcheck, Peers, PingAnswer, PingRequest, Reload, Routes,
-    Schema, Status, Trace, TraceRequest, VERSION, VERSION_HEADER, Wait, WaitRequest, Why,
-    WhyRequest,
+    Explain, ExplainRequest, Links, Log, LogLines, MAX_BODY, Netcheck, Peers, PingAnswer,
+    PingRequest, Reload, Routes, Schema, Status, Trace, TraceRequest, VERSION, VERSION_HEADER,
+    Wait, WaitRequest, Why, WhyRequest,
 };
 
 /// How long the daemon may take for what takes no time.
@@ -125,6 +125,11 @@ impl Client {
     /// `GET /v1/netcheck`
     pub fn netcheck(&self) -> Result<Netcheck, ClientError> {
         self.get("/v1/netcheck")
+    }
+
+    /// `POST /v1/explain`
+    pub fn explain(&self, request: &ExplainRequest) -> Result<Explain, ClientError> {
+        self.call(Method::POST, "/v1/explain", body(request)?, TIMEOUT)
     }
 
     /// `POST /v1/why`

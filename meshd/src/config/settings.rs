@@ -9,7 +9,7 @@ use ipnetwork::Ipv6Network;
 use wireguard::PublicKey;
 
 use super::address::HostPort;
-use super::{Dht, LogFormat, LogLevel, PeerInbound, Relay, Verdict};
+use super::{Dht, LogFormat, LogLevel, PeerInbound, Relay};
 use crate::admin::Warning;
 use crate::identity::NodeId;
 use crate::state::StockDevice;
@@ -41,8 +41,8 @@ pub struct Settings {
     pub peers: Vec<PeerSettings>,
     /// Configured stock WireGuard devices, in the file's order; names and keys differ from the peers' as well.
     pub stock: Vec<StockSettings>,
-    /// What those who are not in the configuration may reach.
-    pub inbound: InboundSettings,
+    /// What those may reach who are no configured peers, or meet it all the same.
+    pub inbound: filter::Policy,
     /// The Unix socket.
     pub api: ApiSettings,
     /// The log.
@@ -198,13 +198,6 @@ pub enum StockRouting {
     Stub,
     /// It may also announce what lies inside these prefixes, which lie in the overlay, and carry packets for them.
     Legacy(Vec<Ipv6Network>),
-}
-
-/// `[inbound]`
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct InboundSettings {
-    /// Fate of what no rule decides.
-    pub default: Verdict,
 }
 
 /// `[api]`

@@ -133,8 +133,8 @@ impl Inside {
             );
         }
         match fib.lookup(header.destination) {
-            Lookup::Session(session) if segments.longest() > session.mtu() => {
-                let mtu = u32::try_from(session.mtu()).unwrap_or(u32::MAX);
+            Lookup::Session(to) if segments.longest() > to.session.mtu() => {
+                let mtu = u32::try_from(to.session.mtu()).unwrap_or(u32::MAX);
                 self.refuse(
                     Reason::TooBig,
                     Unreachable::TooBig(mtu),
@@ -143,13 +143,16 @@ impl Inside {
                     now,
                 );
             }
-            Lookup::Session(session) => {
+            Lookup::Session(to) => {
                 let mut segments = segments;
+                if let Some(inbound) = &to.inbound {
+                    inbound.note(segments.packet(), now);
+                }
                 if is_lossy {
                     segments.next_packet();
                     self.shared.discard(Reason::Congested, 1);
                 }
-                self.egress.send(session, &mut segments, &fib, now);
+                self.egress.send(&to.session, &mut segments, &fib, now);
             }
             // The kernel keeps packets to its own address to itself.
             Lookup::Host | Lookup::NotOverlay => self.shared.discard(Reason::NotOverlay, packets),

@@ -101,10 +101,10 @@ impl Host {
     }
 
     fn session(&self, destination: Ipv6Addr) -> &Arc<Session> {
-        let Lookup::Session(session) = self.fib().lookup(destination) else {
+        let Lookup::Session(to) = self.fib().lookup(destination) else {
             panic!("no session with {destination}");
         };
-        session
+        &to.session
     }
 
     /// What the outside thread does with a datagram; returns packets that came out, with their verdicts.

@@ -62,6 +62,7 @@ impl Site {
                 owns: vec![owns],
                 role,
                 stats: Arc::default(),
+                inbound: None,
             }
         };
         let mut mesh = |n: usize| {
@@ -93,6 +94,7 @@ impl Site {
             owns: carrier.owns.clone(),
             role: carrier.role,
             stats: Arc::clone(&carrier.stats),
+            inbound: carrier.inbound.clone(),
         };
         let fib = Fib::new(
             Own {
@@ -116,7 +118,7 @@ impl Site {
     fn fate(&self, carrier: &Carrier, arrival: Arrival, verdict: Verdict, packet: &[u8]) -> String {
         match deliver(&self.fib, carrier, arrival, verdict, packet) {
             Delivery::Host => "host".into(),
-            Delivery::Forward(session) => format!("to {:?}", session.kind()),
+            Delivery::Forward(to) => format!("to {:?}", to.session.kind()),
             Delivery::Nested => "nested".into(),
             Delivery::Part => "part".into(),
             Delivery::Transit(next_hop) => format!("via {:?}", next_hop.link),
