@@ -243,6 +243,11 @@ impl Rules {
         }
     }
 
+    /// Whether there is nothing that they refuse.
+    pub fn allow_all(&self) -> bool {
+        self.default == Fate::Allow && self.icmp_echo == Fate::Allow
+    }
+
     /// Whether the party is told of refusals.
     pub fn standing(&self) -> Standing {
         self.standing

@@ -369,7 +369,14 @@ allow = [
     {{ from = 'any', to = 'web', ports = ['22', 'tcp/0'] }},
 ]"
     );
-    insta::assert_snapshot!(faults(&wrong), @"");
+    insta::assert_snapshot!(faults(&wrong), @r#"
+    meshd.toml:6: inbound.allow[0].from: no [[peers]] entry is called `nsa`
+    meshd.toml:7: inbound.allow[1].from: `laptop` is none of any, member:NAME, tag:TAG, peer:NAME, leaf:NAME, workload:NAME and key:BASE64
+    meshd.toml:8: inbound.allow[2].ports: opens nothing: say which ports, or ["any"]
+    meshd.toml:9: inbound.allow[3].to: `web` is none of node, workload:NAME, leaf:NAME and any
+    meshd.toml:9: inbound.allow[3].ports: `22` names no protocol: write tcp/22 or udp/22
+    meshd.toml:9: inbound.allow[3].ports: `0` is not a port from 1 to 65535, a range such as 8000-8010, or *
+    "#);
 }
 
 #[test]

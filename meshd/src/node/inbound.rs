@@ -69,6 +69,15 @@ impl Places for Here<'_> {
     }
 }
 
+/// Whether a peer has just come.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Acquaintance {
+    /// It has.
+    New,
+    /// It was there before.
+    Old,
+}
+
 /// Who asks, in [`Node::explain`].
 enum Asker<'a> {
     /// This node itself.
@@ -110,26 +119,31 @@ impl Node {
     }
 
     /// Works the rules for a peer out again: the policy has changed, or what the peer is known by.
-    pub(super) fn renew_rules(&mut self, key: &PublicKey, now: Instant) {
+    pub(super) fn renew_rules(
+        &mut self,
+        key: &PublicKey,
+        acquaintance: Acquaintance,
+        now: Instant,
+    ) {
         let Some(entry) = self.peers.get(key) else {
             return;
         };
-        let inbound = if entry.is_trusted() {
-            None
-        } else {
-            let rules = self
-                .inbound
-                .rules_for(&self.subject(key, entry), &self.here(entry));
-            Some(match &entry.inbound {
-                Some(inbound) => inbound.under(rules),
-                None => {
-                    let pick_up = PickUp {
-                        theirs: self.started + PICK_UP,
-                        ours: now + PICK_UP,
-                    };
-                    Inbound::new(rules, Guard::new(pick_up, self.flows.clone()))
-                }
-            })
+        let rules = self
+            .inbound
+            .rules_for(&self.subject(key, entry), &self.here(entry));
+        let inbound = match &entry.inbound {
+            _ if entry.is_trusted() || rules.allow_all() => None,
+            Some(inbound) => Some(inbound.under(rules)),
+            None => {
+                // Nobody knows who began what goes on with one that was trusted until now.
+                let ours = match acquaintance {
+                    Acquaintance::New => now + PICK_UP,
+                    Acquaintance::Old => now,
+                };
+                let theirs = ours.min(self.started + PICK_UP);
+                let guard = Guard::new(PickUp { theirs, ours }, self.flows.clone());
+                Some(Inbound::new(rules, guard))
+            }
         };
         if let Some(entry) = self.peers.get_mut(key) {
             entry.inbound = inbound;
@@ -140,7 +154,7 @@ impl Node {
     /// The same for everybody.
     pub(super) fn renew_all_rules(&mut self, now: Instant) {
         for key in self.peers.keys().copied().collect::<Vec<_>>() {
-            self.renew_rules(&key, now);
+            self.renew_rules(&key, Acquaintance::Old, now);
         }
     }
 

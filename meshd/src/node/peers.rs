@@ -11,7 +11,12 @@ use ipnetwork::Ipv6Network;
 use tracing::{info, warn};
 use wireguard::{AddPeerError, Endpoint, Kind, Peer, PublicKey, Session, Upkeep};
 
-use super::{CommandError, Node, Output, Seen, Task, inbound::Refused, links::Dial, paths::Path};
+use super::{
+    CommandError, Node, Output, Seen, Task,
+    inbound::{Acquaintance, Refused},
+    links::Dial,
+    paths::Path,
+};
 use crate::{
     config::{
         Admission, HostPort, PeerInbound, PeerSettings, Settings, StockRouting, StockSettings,
@@ -379,10 +384,14 @@ impl Node {
                 endpoints: entry.endpoints.clone(),
             });
         }
-        if let Some(old) = self.peers.insert(key, entry) {
-            self.keep_dials(&key, old, now);
-        }
-        self.renew_rules(&key, now);
+        let acquaintance = match self.peers.insert(key, entry) {
+            Some(old) => {
+                self.keep_dials(&key, old, now);
+                Acquaintance::Old
+            }
+            None => Acquaintance::New,
+        };
+        self.renew_rules(&key, acquaintance, now);
         self.refresh_endpoints(&key, now);
         self.choose_path(&key, now);
         Ok(())
