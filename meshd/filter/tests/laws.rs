@@ -21,7 +21,7 @@ enum Spoken {
 }
 
 impl Spoken {
-    fn from_peer(self) -> Vec<u8> {
+    fn inward(self) -> Vec<u8> {
         match self {
             Self::Tcp(theirs, ours, flags) => tcp((PEER, theirs), (NODE, ours), flags),
             Self::Udp(theirs, ours) => udp((PEER, theirs), (NODE, ours)),
@@ -29,7 +29,7 @@ impl Spoken {
         }
     }
 
-    fn to_peer(self) -> Vec<u8> {
+    fn outward(self) -> Vec<u8> {
         match self {
             Self::Tcp(theirs, ours, flags) => tcp((NODE, ours), (PEER, theirs), flags),
             Self::Udp(theirs, ours) => udp((NODE, ours), (PEER, theirs)),
@@ -154,7 +154,7 @@ proptest! {
             let at = start + secs(now);
             let flow = (theirs, ours);
             if is_out {
-                guard.note(&Spoken::Udp(theirs, ours).to_peer(), at);
+                guard.note(&Spoken::Udp(theirs, ours).outward(), at);
                 chains.add(flow, true, now);
                 continue;
             }
@@ -163,7 +163,7 @@ proptest! {
             if expected {
                 chains.add(flow, false, now);
             }
-            let packet = Spoken::Udp(theirs, ours).from_peer();
+            let packet = Spoken::Udp(theirs, ours).inward();
             prop_assert_eq!(passes(&mut guard, &rules, &packet, at), expected);
         }
     }
@@ -179,11 +179,11 @@ proptest! {
             now += pause;
             let at = start + secs(now);
             if is_out {
-                guard.note(&spoken.to_peer(), at);
+                guard.note(&spoken.outward(), at);
                 if !matches!(spoken, Spoken::Tcp(_, _, flags) if flags & (SYN | ACK | RST) != SYN) {
                     asked.push(spoken);
                 }
-            } else if passes(&mut guard, &rules, &spoken.from_peer(), at) {
+            } else if passes(&mut guard, &rules, &spoken.inward(), at) {
                 let is_answer = asked.iter().any(|asked| match (*asked, spoken) {
                     (Spoken::Tcp(a, b, _), Spoken::Tcp(c, d, _))
                     | (Spoken::Udp(a, b), Spoken::Udp(c, d)) => (a, b) == (c, d),
@@ -198,7 +198,7 @@ proptest! {
     fn options_before_it_change_nothing(spoken in spoken(), count in 0..9usize, policy in any_policy()) {
         let now = Instant::now();
         let rules = rules(&policy);
-        let plain = spoken.from_peer();
+        let plain = spoken.inward();
         let extended = (0..count).fold(plain.clone(), |packet, _| extended(&packet, 60, [1, 4]));
         prop_assert_eq!(
             guard(now).judge(&rules, &[], &plain, now),
@@ -210,7 +210,7 @@ proptest! {
     fn what_is_cut_passes_as_the_whole_does(spoken in spoken(), at in 3..10usize, policy in any_policy()) {
         let now = Instant::now();
         let rules = rules(&policy);
-        let mut whole = spoken.from_peer();
+        let mut whole = spoken.inward();
         whole.extend([0; 100]);
         let length = u16::try_from(whole.len() - 40).unwrap();
         whole[4..6].copy_from_slice(&length.to_be_bytes());
@@ -237,7 +237,7 @@ proptest! {
         policy in any_policy(),
     ) {
         let now = Instant::now();
-        let mut packet = spoken.from_peer();
+        let mut packet = spoken.inward();
         packet[8..24].copy_from_slice(&source.octets());
         packet[24..40].copy_from_slice(&destination.octets());
         let publish = [publish.parse().unwrap()];
@@ -254,7 +254,7 @@ proptest! {
 
     #[test]
     fn what_is_written_is_read_back(spoken in spoken(), is_theirs: bool) {
-        let packet = Packet::parse(&if is_theirs { spoken.from_peer() } else { spoken.to_peer() });
+        let packet = Packet::parse(&if is_theirs { spoken.inward() } else { spoken.outward() });
         let upper = packet.unwrap().upper.unwrap();
         match (spoken, upper) {
             (Spoken::Tcp(theirs, ours, _), Upper::Tcp { source, destination, .. })
@@ -283,28 +283,28 @@ fn a_change_of_the_rules_ends_what_they_let_in_but_nothing_of_ours() {
     let (open, closed) = (rules(&policy(&[("any", "any")])), rules(&policy(&[])));
     let mut guard = guard(now);
     for to in [Spoken::Tcp(4444, 22, SYN), Spoken::Udp(4444, 53)] {
-        assert!(passes(&mut guard, &open, &to.from_peer(), now));
+        assert!(passes(&mut guard, &open, &to.inward(), now));
     }
-    guard.note(&Spoken::Tcp(4444, 22, SYN | ACK).to_peer(), now);
-    guard.note(&Spoken::Udp(4444, 53).to_peer(), now);
-    guard.note(&Spoken::Tcp(80, 5555, SYN).to_peer(), now);
+    guard.note(&Spoken::Tcp(4444, 22, SYN | ACK).outward(), now);
+    guard.note(&Spoken::Udp(4444, 53).outward(), now);
+    guard.note(&Spoken::Tcp(80, 5555, SYN).outward(), now);
     assert!(passes(
         &mut guard,
         &open,
-        &Spoken::Tcp(80, 5555, SYN | ACK).from_peer(),
+        &Spoken::Tcp(80, 5555, SYN | ACK).inward(),
         now
     ));
     // Whatever the node goes on to send.
-    guard.note(&Spoken::Tcp(4444, 22, ACK).to_peer(), now);
-    guard.note(&Spoken::Udp(4444, 53).to_peer(), now);
+    guard.note(&Spoken::Tcp(4444, 22, ACK).outward(), now);
+    guard.note(&Spoken::Udp(4444, 53).outward(), now);
     for gone in [Spoken::Tcp(4444, 22, ACK), Spoken::Udp(4444, 53)] {
-        assert!(!passes(&mut guard, &closed, &gone.from_peer(), now));
-        assert!(passes(&mut guard, &open, &gone.from_peer(), now));
+        assert!(!passes(&mut guard, &closed, &gone.inward(), now));
+        assert!(passes(&mut guard, &open, &gone.inward(), now));
     }
     assert!(passes(
         &mut guard,
         &closed,
-        &Spoken::Tcp(80, 5555, ACK).from_peer(),
+        &Spoken::Tcp(80, 5555, ACK).inward(),
         now
     ));
 }
@@ -315,7 +315,7 @@ fn a_member_goes_on_with_its_connections_for_a_minute_after_a_start_and_a_strang
     let (soon, late) = (now + secs(59), now + secs(60));
     let members = rules(&policy(&[]));
     let strangers = policy(&[]).rules_for(&filter::Subject::STRANGER, &Here);
-    let going = Spoken::Tcp(4444, 22, ACK).from_peer();
+    let going = Spoken::Tcp(4444, 22, ACK).inward();
     let fresh = || picking_up(late, late);
     let mut picked_up = fresh();
     assert!(passes(&mut picked_up, &members, &going, soon));
@@ -323,22 +323,22 @@ fn a_member_goes_on_with_its_connections_for_a_minute_after_a_start_and_a_strang
     assert!(!passes(&mut fresh(), &members, &going, late));
     assert!(!passes(&mut fresh(), &strangers, &going, soon));
     for flags in [SYN, SYN | ACK, RST, 0] {
-        let packet = Spoken::Tcp(4444, 22, flags).from_peer();
+        let packet = Spoken::Tcp(4444, 22, flags).inward();
         assert!(!passes(&mut fresh(), &members, &packet, soon));
     }
     assert!(!passes(
         &mut fresh(),
         &members,
-        &Spoken::Udp(4444, 53).from_peer(),
+        &Spoken::Udp(4444, 53).inward(),
         soon
     ));
     // What this node goes on with is answered by everybody.
     let mut ours = fresh();
-    ours.note(&Spoken::Tcp(80, 5555, ACK).to_peer(), soon);
-    let answer = Spoken::Tcp(80, 5555, ACK).from_peer();
+    ours.note(&Spoken::Tcp(80, 5555, ACK).outward(), soon);
+    let answer = Spoken::Tcp(80, 5555, ACK).inward();
     assert!(passes(&mut ours, &strangers, &answer, late));
     let mut ours = fresh();
-    ours.note(&Spoken::Tcp(80, 5555, ACK).to_peer(), late);
+    ours.note(&Spoken::Tcp(80, 5555, ACK).outward(), late);
     assert!(!passes(&mut ours, &strangers, &answer, late));
 }
 
@@ -347,13 +347,13 @@ fn what_is_silent_for_long_is_forgotten() {
     let now = Instant::now();
     let closed = rules(&policy(&[]));
     let mut guard = guard(now);
-    guard.note(&Spoken::Udp(53, 5555).to_peer(), now);
-    guard.note(&Spoken::Tcp(80, 5555, SYN).to_peer(), now);
-    let grant = Spoken::Tcp(80, 5555, SYN | ACK).from_peer();
+    guard.note(&Spoken::Udp(53, 5555).outward(), now);
+    guard.note(&Spoken::Tcp(80, 5555, SYN).outward(), now);
+    let grant = Spoken::Tcp(80, 5555, SYN | ACK).inward();
     assert!(passes(&mut guard, &closed, &grant, now));
-    let udp = Spoken::Udp(53, 5555).from_peer();
+    let udp = Spoken::Udp(53, 5555).inward();
     assert!(!passes(&mut guard, &closed, &udp, now + BRIEF));
-    let data = Spoken::Tcp(80, 5555, ACK).from_peer();
+    let data = Spoken::Tcp(80, 5555, ACK).inward();
     assert!(passes(&mut guard, &closed, &data, now + LASTING - secs(1)));
     assert!(!passes(&mut guard, &closed, &data, now + 2 * LASTING));
 }
