@@ -25,6 +25,7 @@ mod tests;
 mod trace;
 mod ways;
 mod why;
+mod workloads;
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -74,10 +75,12 @@ use crate::{
     held::Held,
     icmp::{self, EchoToken, ErrorLimit, Unreachable},
     identity::{self, Identity, NodeId, overlay},
+    inbound::Inbound,
     labels::Labels,
     path::Demand,
     state::StockDevice,
     stream,
+    workload::{Wish, WorkloadId, Workloads},
 };
 
 /// Names of an endpoint are resolved again at most this often while nobody answers.
@@ -106,6 +109,8 @@ pub struct Node {
     inbound: Policy,
     /// How much may be remembered of what goes on with all who are judged.
     flows: Budget,
+    /// What judges the packets of workloads, by name.
+    guarded: BTreeMap<String, Inbound>,
     device: Device,
     router: Router,
     links: Links,
@@ -127,6 +132,7 @@ pub struct Node {
     rng: fastrand::Rng,
     peers: BTreeMap<PublicKey, Entry>,
     held: Held,
+    workloads: Workloads,
     pings: Pings,
     errors: ErrorLimit,
     discards: Arc<Discards>,
@@ -250,6 +256,10 @@ pub enum Output {
         /// The epoch.
         epoch: u32,
     },
+    /// Give up the device of this attachment, for good.
+    DetachWorkload(WorkloadId),
+    /// Remember [`Node::workloads_to_remember`] over a restart: there are fewer.
+    RememberWorkloads,
 }
 
 /// The reply to one echo request.
@@ -320,6 +330,8 @@ pub struct Fresh {
     pub identity: Identity,
     /// Devices that `meshd wg add` added.
     pub added: Vec<StockDevice>,
+    /// Workloads that were attached before.
+    pub workloads: Vec<Wish>,
     /// Where and when peers were last heard of.
     pub seen: BTreeMap<PublicKey, Seen>,
     /// Randomness for indices and jitter.
@@ -351,6 +363,7 @@ impl Node {
         let Fresh {
             identity,
             added,
+            workloads,
             seen,
             seed,
             token,
@@ -370,6 +383,7 @@ impl Node {
             relay: settings.relay,
             inbound: settings.inbound.clone(),
             flows: Budget::default(),
+            guarded: BTreeMap::new(),
             device,
             router,
             links: Links::default(),
@@ -388,6 +402,7 @@ impl Node {
             rng,
             peers: BTreeMap::new(),
             held: Held::default(),
+            workloads: Workloads::new(prefix, workloads),
             pings: Pings {
                 token,
                 next: 0,

@@ -19,6 +19,9 @@
 //! | `GET /v1/wg` | | [`Devices`] |
 //! | `POST /v1/wg` | [`AddDevice`] | [`DeviceAdded`] |
 //! | `DELETE /v1/wg/NAME` | | [`DeviceRemoved`] |
+//! | `GET /v1/workloads` | | [`Workloads`] |
+//! | `POST /v1/workloads` | [`AttachWorkload`] | [`WorkloadAttached`] |
+//! | `DELETE /v1/workloads/NAME` | | [`WorkloadDetached`] |
 //!
 //! Every answer is a [`Document`], every refusal an [`ErrorBody`] with [`ErrorCode::status`]. Both sides send
 //! [`VERSION_HEADER`]. Fields are only ever added; unknown ones are ignored; absent values are null.
@@ -29,6 +32,7 @@ mod inbound;
 mod reach;
 mod routing;
 pub mod server;
+mod workload;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -47,6 +51,10 @@ pub use self::reach::{
 pub use self::routing::{
     Backup, Event, Events, EventsRequest, Happening, Hop, Link, LinkState, Links,
     MAX_EVENTS_TIMEOUT_MS, MAX_TRACE_TIMEOUT_MS, Route, RouteOrigin, Routes, Trace, TraceRequest,
+};
+pub use self::workload::{
+    AttachWorkload, WishError, Workload, WorkloadAttached, WorkloadDetached, WorkloadOrigin,
+    WorkloadState, Workloads,
 };
 use crate::config::LogLevel;
 

@@ -28,7 +28,7 @@ pub(crate) use check::{host_label, is_label};
 pub use fault::Fault;
 pub use settings::{
     Admission, ApiSettings, ControlSettings, InterfaceSettings, LogSettings, PeerSettings,
-    RelaySettings, Settings, StockRouting, StockSettings, StreamListen,
+    RelaySettings, Settings, StockRouting, StockSettings, StreamListen, WorkloadSettings,
 };
 
 /// In `[wireguard] stream_listen`: the addresses of `listen` whose port is written.

@@ -449,9 +449,6 @@ fn what_is_not_there_yet_is_never_silently_ignored() {
 [inbound]
 icmp_echo = false
 allow = [{ from = 'member:a', ports = ['icmp'] }]
-[[workload]]
-name = 'web'
-netns = 'web'
 [metrics]
 listen = '[::1]:9586'
 [dns]
@@ -464,10 +461,7 @@ domain = 'home'
         .iter()
         .map(|warning| warning.text.split(':').next().unwrap())
         .collect();
-    assert_eq!(
-        keys,
-        ["[[workload]]", "dns.mode = \"resolved\"", "dns.domain",]
-    );
+    assert_eq!(keys, ["dns.mode = \"resolved\"", "dns.domain"]);
     let less = "[node]\nrelay = 'off'\n[control]\nenabled = false\nmdns = false\ndht = 'off'\n[dns]\nmode = 'off'";
     assert_eq!(settings(less).warnings, []);
 }

@@ -1,7 +1,7 @@
 //! The delivery step: where an authenticated packet from outside goes.
 //!
 //! This is where the promise of the source check is kept (design, Data plane): a packet reaches the TUN only out of the session whose
-//! key owns its source address, and only if its destination is this node; a leaf's packets go on as if read from a TUN. Packets that carry
+//! key owns its source address, and only if its destination is this node or a workload of its; a leaf's packets go on as if read from a TUN. Packets that carry
 //! a datagram of somebody's session between two nodes are the exception that makes relaying possible: nobody vouches for their source, and
 //! all that ever comes of them is another datagram to open, or to send on.
 
@@ -13,9 +13,12 @@ use wireguard::Verdict;
 
 use crate::{
     discard::Reason,
-    fib::{Carrier, Fib, Lookup, NextHop, Relay, Role, Route},
+    fib::{Carrier, Fib, Lookup, NextHop, Relay, Role, Route, Workload},
     icmp::{self, Unreachable},
-    packet::{FRAGMENT, HeaderError, ICMPV6, Ipv6Header, UDP, udp_ports, upper_layer},
+    packet::{
+        FRAGMENT, HeaderError, ICMPV6, Ipv6Header, UDP, is_neighbour_discovery, udp_ports,
+        upper_layer,
+    },
     relayed::Relayed,
     signal,
 };
@@ -34,6 +37,8 @@ pub enum Arrival {
 pub enum Delivery<'a> {
     /// To the host behind the TUN device.
     Host,
+    /// To a workload of this node, behind its own device.
+    Workload(&'a Arc<Workload>),
     /// Into another session: from or to a leaf of ours.
     Forward(&'a Arc<Carrier>),
     /// It carries a whole datagram for a session of ours.
@@ -74,12 +79,18 @@ pub fn deliver<'a>(
         return delivery;
     }
     // Extension headers without end cost every receiver time for each, and hide what is behind them from every filter.
-    if upper_layer(packet).is_none() {
+    let Some(upper) = upper_layer(packet) else {
         return Delivery::Discard(Reason::Malformed);
+    };
+    if is_neighbour_discovery(&upper, packet) {
+        return Delivery::Discard(Reason::LinkScope);
     }
     match (verdict, fib.lookup(header.destination)) {
         (Verdict::Foreign, _) => Delivery::Discard(Reason::OutsideSource),
         (Verdict::Owned | Verdict::Leaf, Lookup::Host) => Delivery::Host,
+        (Verdict::Owned | Verdict::Leaf, Lookup::Workload(workload)) => {
+            Delivery::Workload(workload)
+        }
         (Verdict::Owned, Lookup::Session(leaf)) if fib.is_ours(header.destination) => {
             Delivery::Forward(leaf)
         }
@@ -103,6 +114,7 @@ pub fn judged<'a>(
 ) -> Option<&'a [Ports]> {
     match deliver(fib, carrier, arrival, verdict, packet) {
         Delivery::Host => Some(&[]),
+        Delivery::Workload(workload) => Some(&workload.publish),
         Delivery::Forward(to) if to.is_ours() => Some(&[]),
         Delivery::Forward(_)
         | Delivery::Nested

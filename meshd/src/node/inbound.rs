@@ -6,8 +6,8 @@ use std::{
 };
 
 use filter::{
-    Explanation, Guard, Lack, Near, Packet, PickUp, Places, Policy, Port, Question, QuotedUpper,
-    Standing, Subject, To, Upper,
+    Explanation, Guard, Lack, Near, Packet, PickUp, Places, Policy, Port, Ports, Question,
+    QuotedUpper, Rules, Standing, Subject, To, Upper,
 };
 use ipnetwork::Ipv6Network;
 use tracing::debug;
@@ -23,6 +23,7 @@ use crate::{
     icmp,
     identity::{NodeId, workload_address},
     inbound::Inbound,
+    workload::Workload,
 };
 
 /// For so long after a start, and after a party has come, TCP connections count as open that nobody has seen begin.
@@ -78,10 +79,21 @@ pub(super) enum Acquaintance {
     Old,
 }
 
+/// What rules may know a workload of this node by.
+fn own_workload(name: &str) -> Subject<'_> {
+    Subject {
+        workload: Some(name),
+        standing: Standing::Member,
+        ..Subject::STRANGER
+    }
+}
+
 /// Who asks, in [`Node::explain`].
 enum Asker<'a> {
     /// This node itself.
     Own,
+    /// A workload of this node, by its name and address.
+    Workload(&'a str, Ipv6Addr),
     /// A peer, from this address.
     Peer(&'a PublicKey, &'a Entry, Ipv6Addr),
     /// Somebody who is not known, from this address.
@@ -155,6 +167,45 @@ impl Node {
     pub(super) fn renew_all_rules(&mut self, now: Instant) {
         for key in self.peers.keys().copied().collect::<Vec<_>>() {
             self.renew_rules(&key, Acquaintance::Old, now);
+        }
+        self.renew_workload_rules(now);
+    }
+
+    /// The same for the workloads that are attached; of others nothing is remembered.
+    pub(super) fn renew_workload_rules(&mut self, now: Instant) {
+        let attached = self
+            .workloads
+            .iter()
+            .filter(|workload| workload.attached.is_some());
+        let guarded = attached.filter_map(|workload| {
+            let name = &workload.wish.name;
+            let rules = self.rules_of_workload(name);
+            let inbound = match self.guarded.get(name) {
+                _ if rules.allow_all() => return None,
+                Some(inbound) => inbound.under(rules),
+                None => {
+                    let pick_up = PickUp {
+                        theirs: self.started + PICK_UP,
+                        ours: now + PICK_UP,
+                    };
+                    Inbound::new(rules, Guard::new(pick_up, self.flows.clone()))
+                }
+            };
+            Some((name.clone(), inbound))
+        });
+        self.guarded = guarded.collect();
+        self.stale = true;
+    }
+
+    fn rules_of_workload(&self, name: &str) -> Rules {
+        let here = self.here_of_own();
+        self.inbound.rules_for(&own_workload(name), &here)
+    }
+
+    fn here_of_own(&self) -> Here<'_> {
+        Here {
+            node: self,
+            prefix: Some(self.identity.node().prefix()),
         }
     }
 
@@ -233,12 +284,14 @@ impl Node {
     /// [`CommandError::NoSuchName`], [`CommandError::NotHere`], [`CommandError::Ports`].
     pub fn explain(&self, from: &str, to: &str, port: &str) -> Result<Explain, CommandError> {
         let port = one_port(port)?;
-        let destination = self.own_place(to)?;
+        let (destination, publish) = self.own_place(to)?;
         let asker = self.asker(from)?;
         let own = self.identity.node().address();
         let source = match asker {
             Asker::Own => own,
-            Asker::Peer(_, _, source) | Asker::Unknown(source) => source,
+            Asker::Peer(_, _, source) | Asker::Workload(_, source) | Asker::Unknown(source) => {
+                source
+            }
         };
         let answer = |fate, reason: String, nearest| Explain {
             from: from.to_owned(),
@@ -254,7 +307,7 @@ impl Node {
             source,
             destination,
             port,
-            publish: &[],
+            publish,
         };
         let explained = match asker {
             Asker::Own => {
@@ -277,6 +330,10 @@ impl Node {
                 let subject = self.subject(key, entry);
                 self.inbound.explain(&subject, &self.here(entry), &question)
             }
+            Asker::Workload(name, _) => {
+                self.inbound
+                    .explain(&own_workload(name), &self.here_of_own(), &question)
+            }
             Asker::Unknown(source) => {
                 let prefix = Ipv6Network::new(source, 64).ok();
                 let here = Here { node: self, prefix };
@@ -293,21 +350,26 @@ impl Node {
         })
     }
 
-    /// The address on this node that is called so.
-    fn own_place(&self, to: &str) -> Result<Ipv6Addr, CommandError> {
+    /// The address on this node that is called so, and what is open there to everybody.
+    fn own_place(&self, to: &str) -> Result<(Ipv6Addr, &[Ports]), CommandError> {
         let own = self.identity.node();
         if to == self.name || to == "node" {
-            return Ok(own.address());
+            return Ok((own.address(), &[]));
+        }
+        let called =
+            |workload: &&Workload| workload.wish.name == to || to.parse() == Ok(workload.address);
+        if let Some(workload) = self.workloads.iter().find(called) {
+            return Ok((workload.address, &workload.wish.publish));
         }
         let leaf = self
             .peers
             .values()
             .find(|entry| entry.origin.is_stock() && entry.name == to);
         if let Some(leaf) = leaf {
-            return Ok(leaf.address);
+            return Ok((leaf.address, &[]));
         }
         match to.parse() {
-            Ok(address) if own.prefix().contains(address) => Ok(address),
+            Ok(address) if own.prefix().contains(address) => Ok((address, &[])),
             Ok(_) => Err(CommandError::NotHere(to.to_owned())),
             Err(_) if self.find(to).is_ok() => Err(CommandError::NotHere(to.to_owned())),
             Err(_) => Err(CommandError::NoSuchName(to.to_owned())),
@@ -318,6 +380,12 @@ impl Node {
         let own = self.identity.node();
         if from == self.name || from == "node" || from.parse() == Ok(own.address()) {
             return Ok(Asker::Own);
+        }
+        let called = |workload: &&Workload| {
+            workload.wish.name == from || from.parse() == Ok(workload.address)
+        };
+        if let Some(workload) = self.workloads.iter().find(called) {
+            return Ok(Asker::Workload(&workload.wish.name, workload.address));
         }
         if let Ok(key) = from.parse::<PublicKey>() {
             if let Some((key, entry)) = self.peers.get_key_value(&key) {
@@ -352,7 +420,7 @@ impl Entry {
 
 /// The port in a question.
 fn one_port(text: &str) -> Result<Port, CommandError> {
-    let ports: filter::Ports = text.parse().map_err(CommandError::Ports)?;
+    let ports: Ports = text.parse().map_err(CommandError::Ports)?;
     ports
         .single()
         .ok_or_else(|| CommandError::ManyPorts(text.to_owned()))

@@ -247,6 +247,9 @@ impl Node {
         self.relay = settings.relay;
         self.inbound.clone_from(&settings.inbound);
         self.warnings.clone_from(&settings.warnings);
+        for id in self.workloads.configure(&settings.workloads) {
+            self.outputs.push_back(Output::DetachWorkload(id));
+        }
         let wanted = self.wanted(settings, added);
         let keys: BTreeSet<PublicKey> = wanted.iter().map(|(key, _)| *key).collect();
         let keeps = |key: &PublicKey, entry: &Entry| {

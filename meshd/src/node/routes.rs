@@ -250,6 +250,7 @@ impl Node {
             .admitting(self.admission)
             .relaying(self.relay.mbit)
             .probing(self.reach.tokens())
+            .hosting(self.hosted())
             .labelling(self.given_labels(next_hop), self.own_labels(next_hop))
     }
 
