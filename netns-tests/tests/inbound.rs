@@ -20,7 +20,7 @@ struct Pair {
     keeper: Daemon,
     /// What the keeper is configured with, but for its rules.
     settings: Settings,
-    _lab: Lab,
+    lab: Lab,
 }
 
 impl Pair {
@@ -38,7 +38,7 @@ impl Pair {
             guest,
             keeper,
             settings,
-            _lab: lab,
+            lab,
         }
     }
 
@@ -273,4 +273,68 @@ fn a_leaf_meets_the_rules_of_its_gateway_and_so_do_others_that_call_it() {
     assert!(is_forbidden(other.host(), at_gateway));
     let explained = gateway.command("explain other phone tcp/7001").unwrap();
     explained.success().unwrap();
+}
+
+#[test]
+fn workloads_are_reached_by_what_they_publish_and_by_their_own_node() {
+    let pair = Pair::new("inbound workloads", "");
+    let (guest, keeper) = (&pair.guest, &pair.keeper);
+    let [web, db] = ["web", "db"].map(|name| pair.lab.host(name));
+    let attach = |host: &Host, publish: &str| {
+        let line = format!(
+            "attach netns:{} --name {}{publish}",
+            host.namespace(),
+            host.name()
+        );
+        let attached = keeper.json(&line);
+        let address = attached["address"].as_str().map(str::parse);
+        address.unwrap().unwrap()
+    };
+    let at_web: std::net::Ipv6Addr = attach(&web, " --publish tcp/7001");
+    let at_db: std::net::Ipv6Addr = attach(&db, "");
+    let at = |address: std::net::Ipv6Addr, port| SocketAddr::new(address.into(), port);
+    let _servers = [
+        (&web, at(at_web, 7001)),
+        (&web, at(at_web, 7002)),
+        (&db, at(at_db, 7001)),
+        (keeper.host(), pair.at_keeper(7001)),
+        (guest.host(), pair.at_guest(7001)),
+    ]
+    .map(|(host, address)| traffic::tcp_serve(host, address));
+    let send = |host: &Host, to| traffic::tcp_send(host, to, 1, 100_000).unwrap();
+    let is_refused = |host, to| assert!(is_forbidden(host, to), "{to}");
+
+    // What is published is for all who get here, the rest for the node itself.
+    send(guest.host(), at(at_web, 7001));
+    is_refused(guest.host(), at(at_web, 7002));
+    is_refused(guest.host(), at(at_db, 7001));
+    send(keeper.host(), at(at_web, 7002));
+    send(keeper.host(), at(at_db, 7001));
+    // Workloads are others to their node and to each other, and may go out.
+    send(&db, at(at_web, 7001));
+    is_refused(&db, at(at_web, 7002));
+    is_refused(&web, at(at_db, 7001));
+    is_refused(&web, pair.at_keeper(7001));
+    send(&web, pair.at_guest(7001));
+    web.ping(keeper.address()).unwrap();
+    web.ping(at_db).unwrap();
+
+    let explain = |line: &str| {
+        let said = keeper.command(&format!("explain {line}")).unwrap();
+        (said.status.code(), said.stdout)
+    };
+    let (code, said) = explain("guest web tcp/7001");
+    assert!(
+        code == Some(0) && said.contains("published there"),
+        "{said}"
+    );
+    assert_eq!(explain("guest web tcp/7002").0, Some(DENIED));
+    assert_eq!(explain("db web tcp/7002").0, Some(DENIED));
+    assert_eq!(explain("keeper web tcp/7002").0, Some(0));
+    pair.rule(
+        "allow = [{ from = \"workload:web\", ports = [\"tcp/7001\"] }, { from = \"workload:*\", to = \"workload:db\", ports = [\"tcp/7001\"] }]",
+    );
+    send(&web, pair.at_keeper(7001));
+    send(&web, at(at_db, 7001));
+    is_refused(&db, pair.at_keeper(7001));
 }

@@ -11,6 +11,7 @@ use std::{
 
 use wireguard::{Endpoint, Opened, PublicKey, Session, Underlay, Verdict};
 
+mod inbound;
 mod streams;
 
 use super::{CommandError, Fresh, Node, Output, Pong, Seen, derive};
