@@ -196,6 +196,7 @@ fn fib(destinations: usize) -> (Fib, Vec<Arc<Session>>) {
             relay: Relay::Yes,
         },
         stats: Arc::new(CarrierStats::default()),
+        inbound: None,
     });
     let at = SocketAddr::from(([192, 0, 2, 1], 51860));
     let neighbour = Arc::new(NextHop {

@@ -87,10 +87,24 @@ pub enum Verb {
     /// address of its own, `reflexive` one that others see it at, `mapped` one that its router was asked for, `guessed` and `predicted` what
     /// its router may have given out, `peer-reflexive` one that its probes came from. With --json: `meshd.why/1` with `target`, `name`,
     /// `path` (as in `status`), `nat{mapping, filtering, last, witnesses}`, `candidates[]{address, kind, sent, answered, rtt_ms, note}`,
-    /// and `code`, `text`, `fix` where there is no straight way.
+    /// `code`, `text`, `fix` where there is no straight way, and `blocked{by, destination, port, count, ago_s}` where the node has said that
+    /// it does not let something in.
     Why {
         /// Name of a peer, or an overlay address
         target: String,
+    },
+    /// Say whether somebody may reach something on this node, and which rule decides. Exit code 10: denied
+    ///
+    /// It answers for packets that begin something: answers to what this node began always pass. The rules are [inbound] of this node's
+    /// configuration; another node's are known there. With --json: `meshd.explain/1` with `from`, `source`, `to`, `destination`, `port`,
+    /// `fate` (allowed, denied), `reason`, and `nearest`, the rule that comes nearest to letting it in.
+    Explain {
+        /// Name of a peer or device, an overlay address, or a public key
+        from: String,
+        /// `node` or this node's name, the name of a device of its, or an address in its /64
+        to: String,
+        /// `tcp/22`, `udp/53` or `icmp`
+        port: String,
     },
     /// Show what the network lets this node do: UDP, IPv4 and IPv6, the router, port mapping, MTU, and what the node can be to others
     ///

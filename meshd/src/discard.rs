@@ -76,6 +76,12 @@ reasons! {
     OutsideSource => "outside-source",
     /// From outside: an authenticated packet for an address that is neither this node's nor one of its leaves'.
     OutsideDestination => "outside-destination",
+    /// From outside: what the sender may not begin here (`[inbound]`); a member is told.
+    InboundDenied => "inbound-denied",
+    /// From outside: a fragment of a packet whose first fragment was not let in before it.
+    InboundFragment => "inbound-fragment",
+    /// From outside: headers that hide what the filter has to know.
+    InboundHeaders => "inbound-headers",
     /// From outside: not a WireGuard message.
     NotWireguard => "not-wireguard",
     /// From outside: a handshake message whose first MAC does not name our key.

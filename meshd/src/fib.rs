@@ -5,7 +5,8 @@
 //! index to session, key to session; and what is done with labelled datagrams (`labelled.rs`).
 //!
 //! The node loop builds a new [`Fib`] whenever a peer, a link or a route comes or goes and swaps it in; a packet thread loads it once
-//! per batch and never waits. The only lock a packet thread takes is that of one session, for one batch, never two at once.
+//! per batch and never waits. The only locks a packet thread takes are that of one session and that of what goes on with one party
+//! (`inbound.rs`), each for one batch, never two at once.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -28,6 +29,7 @@ use crate::{
     config::Admission,
     icmp::EchoToken,
     identity::overlay,
+    inbound::Inbound,
     labels::Pair,
     path::probe::TokenId,
     relayed,
@@ -78,9 +80,19 @@ pub struct Carrier {
     pub role: Role,
     /// What is noted about it, from one snapshot to the next.
     pub stats: Arc<CarrierStats>,
+    /// What judges its packets for this node; none: they are trusted.
+    pub inbound: Option<Inbound>,
 }
 
 impl Carrier {
+    /// Whether its peer is behind this node, with addresses of ours.
+    pub fn is_ours(&self) -> bool {
+        match self.role {
+            Role::Node { .. } => false,
+            Role::StockRouter { .. } | Role::Leaf => true,
+        }
+    }
+
     /// Whether datagrams of the session may come through others: from a node at this address, its peer and nobody else, by the link of
     /// another session than itself.
     pub fn may_be_relayed(&self, source: Ipv6Addr, link: &Arc<Session>) -> bool {
@@ -266,6 +278,8 @@ pub struct Workload {
     pub publish: Vec<Ports>,
     /// What is noted about it.
     pub stats: Arc<WorkloadStats>,
+    /// What judges its packets for others on this node; none: nothing is refused.
+    pub inbound: Option<Inbound>,
 }
 
 /// What FIB 1 says about a destination.
@@ -276,7 +290,7 @@ pub enum Lookup<'a> {
     /// A workload of this node.
     Workload(&'a Arc<Workload>),
     /// Through this session: another node, or a leaf of ours.
-    Session(&'a Arc<Session>),
+    Session(&'a Arc<Carrier>),
     /// Inside the overlay, but nobody we have a session with.
     Unknown,
     /// Not an overlay unicast address.
@@ -424,7 +438,7 @@ impl Fib {
             return Lookup::Workload(workload);
         }
         match self.by_prefix.lookup(destination) {
-            Some(carrier) => Lookup::Session(&carrier.session),
+            Some(carrier) => Lookup::Session(carrier),
             None => Lookup::Unknown,
         }
     }

@@ -359,6 +359,7 @@ mod tests {
                 owns: Vec::new(),
                 role: Role::Leaf,
                 stats: Arc::default(),
+                inbound: None,
             });
             let own = Own {
                 address: node.address(),

@@ -19,6 +19,8 @@ pub enum Unreachable {
     NoRoute,
     /// The destination is known but does not answer (type 1 code 3).
     Address,
+    /// Communication with the destination is administratively prohibited (type 1 code 1).
+    Prohibited,
     /// The source address failed the ingress policy (type 1 code 5).
     SourcePolicy,
     /// The hop limit ran out (type 3 code 0).
@@ -30,6 +32,7 @@ impl Unreachable {
         match self {
             Self::TooBig(_) => (2, 0),
             Self::NoRoute => (1, 0),
+            Self::Prohibited => (1, 1),
             Self::Address => (1, 3),
             Self::SourcePolicy => (1, 5),
             Self::HopLimit => (3, 0),
@@ -64,6 +67,7 @@ pub fn error(what: Unreachable, own: Ipv6Addr, offending: &[u8]) -> Option<Vec<u
     let mtu = match what {
         Unreachable::TooBig(mtu) => mtu,
         Unreachable::NoRoute
+        | Unreachable::Prohibited
         | Unreachable::Address
         | Unreachable::SourcePolicy
         | Unreachable::HopLimit => 0,
@@ -178,6 +182,35 @@ pub fn echo_reply(datagram: &[u8], token: EchoToken) -> Option<u64> {
         && body.len() == ECHO_LENGTH
         && body[..2] == [ECHO_REPLY, 0]
         && body[8..16] == token;
+    is_ours.then(|| u64::from_be_bytes(body[16..].try_into().expect("eight bytes, length checked")))
+}
+
+/// What a node hears of its own in packets for its host.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Heard {
+    /// The reply to the echo request of ours with this number.
+    Reply(u64),
+    /// The sender prohibits what was sent to it.
+    Prohibited,
+}
+
+/// What the node itself is to hear of a packet for its host; mostly nothing.
+pub fn heard(packet: &[u8], token: EchoToken) -> Option<Heard> {
+    if packet.get(6) != Some(&ICMPV6) {
+        return None;
+    }
+    match packet.get(packet::HEADER..)? {
+        [ECHO_REPLY, ..] => echo_reply(packet, token).map(Heard::Reply),
+        [1, 1, ..] => Some(Heard::Prohibited),
+        _ => None,
+    }
+}
+
+/// The number of the echo request of ours that an ICMPv6 error without extension headers is about.
+pub fn quoted_request(error: &[u8], token: EchoToken) -> Option<u64> {
+    let request = error.get(packet::HEADER + 8..)?;
+    let body = request.get(packet::HEADER..packet::HEADER + ECHO_LENGTH)?;
+    let is_ours = request[6] == ICMPV6 && body[..2] == [ECHO_REQUEST, 0] && body[8..16] == token;
     is_ours.then(|| u64::from_be_bytes(body[16..].try_into().expect("eight bytes, length checked")))
 }
 

@@ -24,6 +24,7 @@ pub mod handshake;
 pub mod held;
 pub mod icmp;
 pub mod identity;
+pub mod inbound;
 pub mod io;
 pub mod journal;
 pub mod labelled;

@@ -8,6 +8,7 @@ mod acquaint;
 mod found;
 mod history;
 mod hygiene;
+mod inbound;
 mod labels;
 mod links;
 mod netcheck;
@@ -33,6 +34,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use filter::{Budget, Policy, PortsError};
 use ipnetwork::Ipv6Network;
 use routing::{
     Hint, LinkId, Router,
@@ -73,6 +75,7 @@ use crate::{
     held::Held,
     icmp::{self, EchoToken, ErrorLimit, Unreachable},
     identity::{self, Identity, NodeId, overlay},
+    inbound::Inbound,
     labels::Labels,
     path::Demand,
     state::StockDevice,
@@ -103,6 +106,11 @@ pub struct Node {
     interface: InterfaceSettings,
     admission: Admission,
     relay: RelaySettings,
+    inbound: Policy,
+    /// How much may be remembered of what goes on with all who are judged.
+    flows: Budget,
+    /// What judges the packets of workloads, by name.
+    guarded: BTreeMap<String, Inbound>,
     device: Device,
     router: Router,
     links: Links,
@@ -263,6 +271,8 @@ pub struct Pong {
     pub rtt: Duration,
     /// How the reply came.
     pub path: admin::Path,
+    /// Who does not let echo requests in, and said so instead of replying.
+    pub blocked_by: Option<String>,
 }
 
 #[derive(Debug)]
@@ -293,6 +303,15 @@ pub enum CommandError {
     /// The device comes from the configuration file, not from `meshd wg add`.
     #[error("`{0}` is written in the configuration file")]
     Configured(String),
+    /// What is asked about is not on this node.
+    #[error("`{0}` is not on this node, which knows its own rules only")]
+    NotHere(String),
+    /// That is no port.
+    #[error("no port")]
+    Ports(#[source] PortsError),
+    /// That is more than one port.
+    #[error("`{0}` is more than one port")]
+    ManyPorts(String),
 }
 
 /// What is remembered of a peer over a restart.
@@ -362,6 +381,9 @@ impl Node {
             interface: settings.interface.clone(),
             admission: settings.admission,
             relay: settings.relay,
+            inbound: settings.inbound.clone(),
+            flows: Budget::default(),
+            guarded: BTreeMap::new(),
             device,
             router,
             links: Links::default(),
@@ -473,8 +495,12 @@ impl Node {
             });
         }
         let path = self.path(&ping.peer);
-        self.outputs
-            .push_back(Output::Pong(Pong { number, rtt, path }));
+        self.outputs.push_back(Output::Pong(Pong {
+            number,
+            rtt,
+            path,
+            blocked_by: None,
+        }));
     }
 
     /// A packet of a peer for the node itself, which came from there.
@@ -499,6 +525,7 @@ impl Node {
                 self.on_relay_error(packet, received, now);
                 self.drain(now);
             }
+            (Topic::Prohibited, _) => self.on_prohibited(peer, packet, now),
         }
     }
 
@@ -513,7 +540,10 @@ impl Node {
             .first_contact(destination, now)
             .or_else(|| self.call_known(destination, now));
         match peer {
-            Some(peer) => self.handle_unsent(peer, packet, now),
+            Some(peer) => {
+                self.note_sent(&peer, &packet, now);
+                self.handle_unsent(peer, packet, now);
+            }
             None => self.seek(destination, packet, now),
         }
     }
@@ -867,6 +897,7 @@ impl Node {
         self.pings.sent.insert(number, Ping { sent: now, peer });
         let own = self.identity.node().address();
         let request = icmp::echo_request(own, address, self.pings.token, number);
+        self.note_sent(&peer, &request, now);
         self.handle_unsent(peer, request, now);
         number
     }

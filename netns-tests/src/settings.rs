@@ -36,13 +36,15 @@ pub struct Settings {
     wireguard: String,
     api: String,
     control: String,
+    inbound: String,
     tables: String,
     pub(crate) wrapper: String,
     pub(crate) program: Option<String>,
 }
 
 impl Settings {
-    /// The node with this identity, on port 51860 of all addresses, without libp2p.
+    /// The node with this identity, on port 51860 of all addresses, without libp2p. Whoever may open a session may reach it, unless
+    /// [`Self::inbound`] says otherwise.
     pub fn new(identity: &Identity) -> Self {
         let listen = vec![format!("[::]:{PORT}"), format!("0.0.0.0:{PORT}")];
         Self {
@@ -57,6 +59,7 @@ impl Settings {
             wireguard: String::new(),
             api: String::new(),
             control: "enabled = false\n".into(),
+            inbound: "default = \"allow\"".into(),
             tables: String::new(),
             wrapper: String::new(),
             program: None,
@@ -189,6 +192,13 @@ impl Settings {
         ))
     }
 
+    /// These lines in the table `[inbound]`; none: as shipped.
+    #[must_use]
+    pub fn inbound(mut self, lines: &str) -> Self {
+        lines.clone_into(&mut self.inbound);
+        self
+    }
+
     /// Lines of the table `[wireguard]`.
     #[must_use]
     pub fn wireguard(mut self, lines: &str) -> Self {
@@ -287,7 +297,7 @@ impl Settings {
         write!(
             text,
             "[node]\nname = \"{name}\"\nstate_dir = \"{state}\"\nallow_keys = {allowed}\n{node}\n[interface]\nname = \"mesh0\"\n{mtu}{queues}\n[wireguard]\nlisten = {listen}\n{stream_listen}{wireguard}\n\
-             [api]\nsocket = \"{socket}\"\n{api}\n[log]\nlevel = \"{level}\"\nformat = \"text\"\n\n[control]\n{control}\n{tables}",
+             [api]\nsocket = \"{socket}\"\n{api}\n[log]\nlevel = \"{level}\"\nformat = \"text\"\n\n[control]\n{control}\n[inbound]\n{inbound}\n\n{tables}",
             state = paths.state.display(),
             level = self.log_level,
             allowed = list(&self.allowed),
@@ -296,6 +306,7 @@ impl Settings {
             api = self.api,
             socket = paths.socket.display(),
             control = self.control,
+            inbound = self.inbound,
             tables = self.tables,
         )
         .expect("a string takes all that is written");

@@ -172,10 +172,7 @@ fn a_stranger_gets_an_answer_to_its_first_call_from_an_open_node_and_from_no_oth
     let link = lab.link(&a, &b);
     let (id_a, id_b) = (lab.identity(), lab.identity());
     let closed = Settings::new(&id_b);
-    let open = closed
-        .clone()
-        .node("open = true")
-        .table("[inbound]\ndefault = \"allow\"");
+    let open = closed.clone().node("open = true").inbound("");
     let b = b.meshd(closed);
     let at_b = SocketAddr::new(link.b.v4.into(), 51860);
     let a = a.meshd(Settings::new(&id_a).peer("b", &id_b, Some(at_b)));

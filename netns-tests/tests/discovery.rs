@@ -24,9 +24,7 @@ use serde_json::Value;
 
 /// A node of the public mesh.
 fn open(identity: &Identity) -> Settings {
-    Settings::new(identity)
-        .node("open = true")
-        .table("[inbound]\ndefault = \"allow\"\n")
+    Settings::new(identity).node("open = true").inbound("")
 }
 
 /// What `status` says of the control plane.

@@ -21,9 +21,7 @@ const SOON: std::time::Duration = secs(5);
 
 /// A node that is open to everybody.
 fn open(id: &Identity) -> Settings {
-    Settings::new(id)
-        .node("open = true")
-        .table("[inbound]\ndefault = \"allow\"")
+    Settings::new(id).node("open = true").inbound("")
 }
 
 /// Hosts on one switch, without any route to elsewhere.

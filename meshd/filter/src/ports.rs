@@ -12,7 +12,7 @@ pub enum Ports {
     Tcp(PortRange),
     /// Ports of UDP.
     Udp(PortRange),
-    /// ICMPv6 that asks for something, as an echo request does.
+    /// ICMPv6 echo requests (pings).
     Icmp,
     /// Whatever IPv6 carries.
     Any,
@@ -32,7 +32,7 @@ pub enum Port {
     Tcp(u16),
     /// A port of UDP.
     Udp(u16),
-    /// ICMPv6 that asks for something, as an echo request does.
+    /// ICMPv6 echo requests (pings).
     Icmp,
     /// Another protocol, by its number in the IPv6 header.
     Other(u8),

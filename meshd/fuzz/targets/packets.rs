@@ -89,11 +89,11 @@ pub(crate) fn carry(bytes: &[u8]) {
             );
             assert!(upper.is_some());
         }
-        Delivery::Forward(session) => {
+        Delivery::Forward(to) => {
             assert_ne!(verdict, Verdict::Foreign);
             let destination = header.expect("delivered").destination;
             assert!(
-                matches!(scene.fib.lookup(destination), Lookup::Session(of) if Arc::ptr_eq(of, session))
+                matches!(scene.fib.lookup(destination), Lookup::Session(of) if Arc::ptr_eq(of, to))
             );
             assert!(verdict == Verdict::Leaf || destination == scene.leaf);
         }

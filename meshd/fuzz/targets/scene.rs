@@ -70,6 +70,7 @@ pub(crate) fn scene() -> &'static Scene {
                 relay: Relay::Yes,
             },
             stats: Arc::default(),
+            inbound: None,
         };
         let (with_other, with_far) = (node(other), node(far));
         let key = PrivateKey::from_bytes([9; 32]).public();
@@ -78,6 +79,7 @@ pub(crate) fn scene() -> &'static Scene {
             owns: vec![leaf.into()],
             role: Role::Leaf,
             stats: Arc::default(),
+            inbound: None,
         };
         let next_hop = Arc::new(NextHop {
             link: LinkId(1),
@@ -92,6 +94,7 @@ pub(crate) fn scene() -> &'static Scene {
             owns: carrier.owns.clone(),
             role: carrier.role,
             stats: Arc::clone(&carrier.stats),
+            inbound: carrier.inbound.clone(),
         });
         let routes = [other, far].map(|node| (node.prefix(), Some(Arc::clone(&next_hop))));
         let itself = Own {

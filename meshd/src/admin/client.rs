@@ -17,9 +17,10 @@ use tokio::net::UnixStream;
 
 use super::{
     AddDevice, AttachWorkload, DeviceAdded, DeviceRemoved, Devices, Document, ErrorBody, Events,
-    EventsRequest, Links, Log, LogLines, MAX_BODY, Netcheck, Peers, PingAnswer, PingRequest,
-    Reload, Routes, Schema, Status, Trace, TraceRequest, VERSION, VERSION_HEADER, Wait,
-    WaitRequest, Why, WhyRequest, WorkloadAttached, WorkloadDetached, Workloads,
+    EventsRequest, Explain, ExplainRequest, Links, Log, LogLines, MAX_BODY, Netcheck, Peers,
+    PingAnswer, PingRequest, Reload, Routes, Schema, Status, Trace, TraceRequest, VERSION,
+    VERSION_HEADER, Wait, WaitRequest, Why, WhyRequest, WorkloadAttached, WorkloadDetached,
+    Workloads,
 };
 use crate::io::handover::HandoverStream;
 
@@ -127,6 +128,11 @@ impl Client {
     /// `GET /v1/netcheck`
     pub fn netcheck(&self) -> Result<Netcheck, ClientError> {
         self.get("/v1/netcheck")
+    }
+
+    /// `POST /v1/explain`
+    pub fn explain(&self, request: &ExplainRequest) -> Result<Explain, ClientError> {
+        self.call(Method::POST, "/v1/explain", body(request)?, TIMEOUT)
     }
 
     /// `POST /v1/why`

@@ -23,8 +23,8 @@ use tokio::{
 };
 
 use super::{
-    AddDevice, AttachWorkload, ErrorBody, ErrorCode, EventsRequest, Log, PingRequest, TraceRequest,
-    VERSION, VERSION_HEADER, WaitRequest, WhyRequest, server::refusal,
+    AddDevice, AttachWorkload, ErrorBody, ErrorCode, EventsRequest, ExplainRequest, Log,
+    PingRequest, TraceRequest, VERSION, VERSION_HEADER, WaitRequest, WhyRequest, server::refusal,
 };
 
 /// Longest head of a request, in bytes.
@@ -55,6 +55,7 @@ pub enum Command {
     Trace(TraceRequest),
     /// How a node is reached.
     Why(WhyRequest),
+    Explain(ExplainRequest),
     Events(EventsRequest),
     Ping(PingRequest),
     Wait(WaitRequest),
@@ -157,6 +158,7 @@ async fn read(
         (&Method::GET, "/v1/routes") => Ok(Command::Routes),
         (&Method::POST, "/v1/trace") => parse(&body).map(Command::Trace),
         (&Method::POST, "/v1/why") => parse(&body).map(Command::Why),
+        (&Method::POST, "/v1/explain") => parse(&body).map(Command::Explain),
         (&Method::POST, "/v1/events") => parse(&body).map(Command::Events),
         (&Method::POST, "/v1/ping") => parse(&body).map(Command::Ping),
         (&Method::POST, "/v1/wait") => parse(&body).map(Command::Wait),

@@ -9,6 +9,7 @@
 //! | `GET /v1/routes` | | [`Routes`] |
 //! | `POST /v1/trace` | [`TraceRequest`] | [`Trace`] |
 //! | `POST /v1/why` | [`WhyRequest`] | [`Why`] |
+//! | `POST /v1/explain` | [`ExplainRequest`] | [`Explain`] |
 //! | `POST /v1/events` | [`EventsRequest`] | [`Events`] |
 //! | `POST /v1/ping` | [`PingRequest`] | [`PingAnswer`] |
 //! | `POST /v1/reload` | | [`Reload`] |
@@ -27,6 +28,7 @@
 
 pub mod client;
 pub mod connection;
+mod inbound;
 mod reach;
 mod routing;
 pub mod server;
@@ -41,6 +43,7 @@ use serde::de::{self, DeserializeOwned};
 use serde::{Deserialize, Deserializer, Serialize};
 use wireguard::PublicKey;
 
+pub use self::inbound::{Blocked, Explain, ExplainRequest, Fate};
 pub use self::reach::{
     FamilyReach, NatBehaviour, Netcheck, PortMapped, Role, TriedCandidate, UdpReach, Why,
     WhyRequest,
@@ -559,6 +562,9 @@ pub struct PingReply {
     pub rtt_ms: Option<f64>,
     /// The path over which the request left.
     pub path: Path,
+    /// Who said, instead of replying, that it lets no echo requests in; null: nobody.
+    #[serde(default)]
+    pub blocked_by: Option<String>,
 }
 
 /// What `meshd ping --json` prints: all replies, put together by the client.

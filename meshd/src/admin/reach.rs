@@ -4,7 +4,7 @@ use std::net::{Ipv6Addr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Path, Schema};
+use super::{Blocked, Path, Schema};
 
 /// Asks how a node is reached.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,6 +32,9 @@ pub struct Why {
     pub text: Option<String>,
     /// What would help; null: nothing has to be done, or nothing is known that would.
     pub fix: Option<String>,
+    /// What the node has refused to us within the last hour; null: nothing, or it does not say.
+    #[serde(default)]
+    pub blocked: Option<Blocked>,
 }
 
 impl Schema for Why {

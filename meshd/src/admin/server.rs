@@ -23,9 +23,9 @@ use tracing::{debug, warn};
 
 use super::{
     AddDevice, DeviceAdded, DeviceRemoved, Devices, Document, ErrorBody, ErrorCode, Event, Events,
-    EventsRequest, Links, MAX_EVENTS_TIMEOUT_MS, MAX_PING_TIMEOUT_MS, MAX_TRACE_TIMEOUT_MS,
-    MAX_WAIT_S, Peers, PingAnswer, PingReply, PingRequest, Routes, Schema, Trace, TraceRequest,
-    Wait, WaitRequest, WhyRequest,
+    EventsRequest, ExplainRequest, Links, MAX_EVENTS_TIMEOUT_MS, MAX_PING_TIMEOUT_MS,
+    MAX_TRACE_TIMEOUT_MS, MAX_WAIT_S, Peers, PingAnswer, PingReply, PingRequest, Routes, Schema,
+    Trace, TraceRequest, Wait, WaitRequest, WhyRequest,
     connection::{self, Access, Command, PATIENCE, to_json},
 };
 use crate::{
@@ -268,8 +268,16 @@ async fn carry_out(
         })),
         Command::Trace(request) => trace(control, request).await.map(document),
         Command::Why(WhyRequest { target }) => {
-            let why = move |node_loop: &mut crate::driver::NodeLoop, _| node_loop.node.why(&target);
+            let why = move |node_loop: &mut crate::driver::NodeLoop, now| {
+                node_loop.node.why(&target, now)
+            };
             Ok(document(control.node.call(why).await??))
+        }
+        Command::Explain(ExplainRequest { from, to, port }) => {
+            let explain = move |node_loop: &mut crate::driver::NodeLoop, _| {
+                node_loop.node.explain(&from, &to, &port)
+            };
+            Ok(document(control.node.call(explain).await??))
         }
         Command::Events(request) => events(control, request).await.map(document),
         Command::Ping(request) => ping(control, request).await.map(document),
@@ -316,13 +324,15 @@ async fn ping(control: &Control, request: PingRequest) -> Result<PingAnswer, Err
     let reply = match timeout(patience, reply).await {
         Ok(Ok(pong)) => PingReply {
             seq,
-            rtt_ms: Some(millis(pong.rtt)),
+            rtt_ms: pong.blocked_by.is_none().then(|| millis(pong.rtt)),
             path: pong.path,
+            blocked_by: pong.blocked_by,
         },
         Ok(Err(_)) | Err(_) => PingReply {
             seq,
             rtt_ms: None,
             path: sent.path,
+            blocked_by: None,
         },
     };
     Ok(PingAnswer {
@@ -461,6 +471,13 @@ impl From<CommandError> for ErrorBody {
     fn from(error: CommandError) -> Self {
         let (code, hint) = match &error {
             CommandError::NoSuchName(_) => (ErrorCode::NoSuchName, "meshd peers"),
+            CommandError::NotHere(_) => (
+                ErrorCode::Usage,
+                "the same on that node; here: meshd why NAME     (has it refused something?)",
+            ),
+            CommandError::Ports(_) | CommandError::ManyPorts(_) => {
+                (ErrorCode::Usage, "meshd explain laptop node tcp/22")
+            }
             CommandError::NameTaken(_) | CommandError::Peer(_) => {
                 (ErrorCode::Exists, "meshd wg list")
             }

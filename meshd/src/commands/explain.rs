@@ -1,35 +1,99 @@
-//! `meshd help [VERB...|CODE]`
+//! `meshd explain FROM TO PORT`
 
-use std::io::Write;
-
-use clap::CommandFactory;
+use std::io::{self, Write};
 
 use super::failure::{Exit, Failure};
-use crate::admin::WarningCode;
-use crate::cli::Cli;
+use crate::admin::{Explain, ExplainRequest, Fate};
+use crate::cli::Global;
 
-pub(super) fn run(topic: &[String], out: &mut impl Write) -> Result<(), Failure> {
-    if let [code] = topic {
-        let known = WarningCode::ALL
-            .into_iter()
-            .find(|known| known.to_string().eq_ignore_ascii_case(code));
-        if let Some(known) = known {
-            return Ok(writeln!(out, "{known}\n{}", known.explanation())?);
-        }
+pub(super) fn run(
+    global: &Global,
+    from: &str,
+    to: &str,
+    port: &str,
+    out: &mut impl Write,
+) -> Result<(), Failure> {
+    let explained = super::client(global)?.explain(&ExplainRequest {
+        from: from.to_owned(),
+        to: to.to_owned(),
+        port: port.to_owned(),
+    })?;
+    let (fate, what) = (explained.fate, what(&explained));
+    if global.json {
+        super::print_json(explained, out)?;
+    } else {
+        print(&explained, out)?;
     }
-    let mut command = Cli::command();
-    command.build();
-    let mut at = &mut command;
-    for verb in topic {
-        let Some(inner) = at.find_subcommand_mut(verb) else {
-            let codes = WarningCode::ALL.map(|code| code.to_string()).join(", ");
-            let what = format!(
-                "no help on `{}`: neither a verb nor one of the codes {codes}",
-                topic.join(" ")
-            );
-            return Err(Failure::new(Exit::Usage, what).next("meshd help"));
+    match fate {
+        Fate::Allowed => Ok(()),
+        Fate::Denied => Err(Failure::new(Exit::Denied, format!("{what} is denied"))
+            .next("add a rule to [inbound] allow, then: sudo meshd reload")),
+    }
+}
+
+/// `tcp/22 of nas from laptop`
+fn what(explained: &Explain) -> String {
+    let printable = super::printable;
+    format!(
+        "{} of {} from {}",
+        explained.port,
+        printable(&explained.to),
+        printable(&explained.from)
+    )
+}
+
+/// ```text
+/// denied: no rule of [inbound] lets it in, and it answers nothing
+///   from laptop (6b1:22c4:9d01:77aa::1) to nas (6a3:9c1e:77b0:1f42::1), tcp/443
+///   nearest: inbound.allow[0], from member:laptop: tcp/22: it opens other ports
+/// ```
+fn print(explained: &Explain, out: &mut impl Write) -> io::Result<()> {
+    let printable = super::printable;
+    let fate = match explained.fate {
+        Fate::Allowed => "allowed",
+        Fate::Denied => "denied",
+    };
+    writeln!(out, "{fate}: {}", printable(&explained.reason))?;
+    writeln!(
+        out,
+        "  from {} ({}) to {} ({}), {}",
+        printable(&explained.from),
+        explained.source,
+        printable(&explained.to),
+        explained.destination,
+        explained.port
+    )?;
+    if let Some(nearest) = &explained.nearest {
+        writeln!(out, "  nearest: {}", printable(nearest))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_names_the_rule_that_comes_nearest() {
+        let explained = Explain {
+            from: "laptop".into(),
+            source: "6b1:22c4:9d01:77aa::1".parse().unwrap(),
+            to: "nas".into(),
+            destination: "6a3:9c1e:77b0:1f42::1".parse().unwrap(),
+            port: "tcp/443".into(),
+            fate: Fate::Denied,
+            reason: "no rule of [inbound] lets it in, and it answers nothing".into(),
+            nearest: Some(
+                "inbound.allow[0], from member:laptop: tcp/22: it opens other ports".into(),
+            ),
         };
-        at = inner;
+        let mut out = Vec::new();
+        print(&explained, &mut out).unwrap();
+        insta::assert_snapshot!(String::from_utf8(out).unwrap(), @r"
+        denied: no rule of [inbound] lets it in, and it answers nothing
+          from laptop (6b1:22c4:9d01:77aa::1) to nas (6a3:9c1e:77b0:1f42::1), tcp/443
+          nearest: inbound.allow[0], from member:laptop: tcp/22: it opens other ports
+        ");
+        assert_eq!(what(&explained), "tcp/443 of nas from laptop");
     }
-    Ok(write!(out, "{}", at.render_long_help())?)
 }

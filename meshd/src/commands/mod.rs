@@ -11,6 +11,7 @@ mod events;
 mod explain;
 mod failure;
 mod graph;
+mod help;
 mod init;
 mod key;
 mod links;
@@ -63,6 +64,7 @@ pub fn dispatch(cli: Cli, out: &mut impl Write) -> Result<(), Failure> {
         Verb::Routes => routes::run(global, out),
         Verb::Trace { target } => trace::run(global, &target, out),
         Verb::Why { target } => why::run(global, &target, out),
+        Verb::Explain { from, to, port } => explain::run(global, &from, &to, &port, out),
         Verb::Events { once } => events::run(global, once, out),
         Verb::Graph { dot: _ } => graph::run(global, out),
         Verb::Ping { count, target } => ping::run(global, count, &target, out),
@@ -76,7 +78,7 @@ pub fn dispatch(cli: Cli, out: &mut impl Write) -> Result<(), Failure> {
         Verb::Cni => cni::run(global, out),
         Verb::Completions { shell } => completions::run(shell, out),
         Verb::Man { dir } => man::run(&dir),
-        Verb::Help { topic } => explain::run(&topic, out),
+        Verb::Help { topic } => help::run(&topic, out),
     }
 }
 

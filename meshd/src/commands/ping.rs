@@ -50,8 +50,18 @@ pub(super) fn run(
     };
     let ping = summary(address, replies);
     let received = ping.received;
+    let blocked_by = ping
+        .replies
+        .iter()
+        .rev()
+        .find_map(|reply| reply.blocked_by.clone());
     if global.json {
         super::print_json(ping, out)?;
+    }
+    if let (0, Some(by)) = (received, blocked_by) {
+        let what = format!("{target} is reached, but pings are blocked by {by}");
+        let next = "on that node, [inbound] icmp_echo = true, or a rule for icmp";
+        return Err(Failure::new(Exit::Denied, what).next(next));
     }
     if received == 0 {
         return Err(
@@ -84,9 +94,11 @@ fn summary(target: std::net::Ipv6Addr, replies: Vec<PingReply>) -> Ping {
 /// `3  direct 198.51.100.9:41002    19.4 ms   switched`
 fn line(reply: &PingReply, before: Option<PathKind>) -> String {
     let path = super::printable(&status::path(&reply.path));
-    let rtt = reply
-        .rtt_ms
-        .map_or_else(|| "no reply".to_owned(), |rtt| format!("{rtt:.1} ms"));
+    let rtt = match (reply.rtt_ms, &reply.blocked_by) {
+        (Some(rtt), _) => format!("{rtt:.1} ms"),
+        (None, Some(by)) => format!("blocked by {}", super::printable(by)),
+        (None, None) => "no reply".to_owned(),
+    };
     let switched = if before.is_some_and(|before| before != reply.path.kind) {
         "   switched"
     } else {
@@ -107,6 +119,7 @@ mod tests {
             seq: 3,
             rtt_ms: Some(19.42),
             path: direct.clone(),
+            blocked_by: None,
         };
         assert_eq!(
             line(&reply, Some(PathKind::Relay)),
@@ -115,11 +128,20 @@ mod tests {
         let lost = PingReply {
             seq: 4,
             rtt_ms: None,
-            path: direct,
+            path: direct.clone(),
+            blocked_by: None,
         };
         assert_eq!(
             line(&lost, Some(PathKind::Direct)),
             "4  direct 198.51.100.9:41002   no reply"
+        );
+        let blocked = PingReply {
+            blocked_by: Some("pi".to_owned()),
+            ..lost
+        };
+        assert_eq!(
+            line(&blocked, Some(PathKind::Direct)),
+            "4  direct 198.51.100.9:41002   blocked by pi"
         );
     }
 
@@ -129,6 +151,7 @@ mod tests {
             seq,
             rtt_ms,
             path: Path::none(),
+            blocked_by: None,
         };
         let ping = summary(
             std::net::Ipv6Addr::LOCALHOST,

@@ -62,13 +62,28 @@ fn print(why: &Why, out: &mut impl Write) -> io::Result<()> {
     if let Some(fix) = &why.fix {
         writeln!(out, "  fix: {fix}")?;
     }
+    if let Some(blocked) = &why.blocked {
+        let (by, port) = (
+            super::printable(&blocked.by),
+            super::printable(&blocked.port),
+        );
+        let times = match blocked.count {
+            1 => String::new(),
+            count => format!(", {count} times"),
+        };
+        writeln!(
+            out,
+            "blocked by {by}: {port} at {}{times}, {} s ago (its [inbound] rules)",
+            blocked.destination, blocked.ago_s
+        )?;
+    }
     Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::admin::{NatBehaviour, Path, TriedCandidate};
+    use crate::admin::{Blocked, NatBehaviour, Path, TriedCandidate};
 
     #[test]
     fn it_tells_what_was_tried_and_what_would_help() {
@@ -97,6 +112,13 @@ mod tests {
             code: Some("NAT-SYM-SYM".into()),
             text: Some("both routers change ports".into()),
             fix: Some("use IPv6 on both sides".into()),
+            blocked: Some(Blocked {
+                by: "pi".into(),
+                destination: "6d4:97b8:38a7:2b6e::1".parse().unwrap(),
+                port: "tcp/22".into(),
+                count: 3,
+                ago_s: 12,
+            }),
         };
         let mut out = Vec::new();
         print(&why, &mut out).unwrap();
@@ -108,6 +130,7 @@ mod tests {
         198.51.100.9:41002  reflexive  10    0         -    silent
         ! NAT-SYM-SYM both routers change ports
           fix: use IPv6 on both sides
+        blocked by pi: tcp/22 at 6d4:97b8:38a7:2b6e::1, 3 times, 12 s ago (its [inbound] rules)
         ");
     }
 }

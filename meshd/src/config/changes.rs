@@ -52,7 +52,15 @@ impl Settings {
             ("node.open", self.admission != new.admission),
             ("node.relay", self.relay.relay != new.relay.relay),
             ("node.relay_mbit", self.relay.mbit != new.relay.mbit),
-            ("inbound.default", self.inbound != new.inbound),
+            (
+                "inbound.default",
+                self.inbound.default != new.inbound.default,
+            ),
+            (
+                "inbound.icmp_echo",
+                self.inbound.icmp_echo != new.inbound.icmp_echo,
+            ),
+            ("inbound.allow", self.inbound.allow != new.inbound.allow),
             ("log.level", self.log.level != new.log.level),
         ];
         let restart = [

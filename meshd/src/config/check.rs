@@ -12,14 +12,10 @@ use wireguard::PublicKey;
 use super::address::{HostPort, ListenAddress, PeerAddress};
 use super::fault::Fault;
 use super::settings::{
-    Admission, ApiSettings, ControlSettings, InboundSettings, InterfaceSettings, LogSettings,
-    PeerSettings, RelaySettings, Settings, StockRouting, StockSettings, StreamListen,
-    WorkloadSettings,
+    Admission, ApiSettings, ControlSettings, InterfaceSettings, LogSettings, PeerSettings,
+    RelaySettings, Settings, StockRouting, StockSettings, StreamListen, WorkloadSettings,
 };
-use super::{
-    AUTO, Config, DnsMode, Endpoints, MAX_QUEUES, Peer, PeerInbound, Stock, Trust, Verdict,
-    Workload,
-};
+use super::{AUTO, Config, DnsMode, Endpoints, MAX_QUEUES, Peer, Stock, Trust, Workload};
 use crate::admin::{Warning, WarningCode};
 use crate::identity::{NodeId, leaf_address, overlay, workload_address};
 use crate::workload::{MAX_PUBLISHED, MAX_WORKLOADS, Target};
@@ -48,7 +44,7 @@ pub(super) fn check(config: &Config, own: Option<NodeId>) -> Result<Settings, Ve
 }
 
 #[derive(Default)]
-struct Check {
+pub(super) struct Check {
     own: Option<NodeId>,
     faults: Vec<Fault>,
     warnings: Vec<Warning>,
@@ -70,7 +66,11 @@ impl Check {
             .filter_map(|(i, stock)| self.stock(&format!("wireguard.stock[{i}]"), stock))
             .collect();
         let allow_keys = self.allow_keys(&config.node.allow_keys);
-        let admission = self.admission(config);
+        let admission = if config.node.open {
+            Admission::Open
+        } else {
+            Admission::Listed
+        };
         let interface = self.interface(config);
         let listen = self.listen(&config.wireguard.listen);
         let stream_listen = self.stream_listen(&config.wireguard.stream_listen);
@@ -78,6 +78,7 @@ impl Check {
         self.absolute("node.state_dir", &config.node.state_dir);
         self.absolute("api.socket", &config.api.socket);
         let metrics = self.metrics(&config.metrics.listen);
+        let inbound = self.inbound(config);
         let workloads = self.workloads(&config.workload);
         self.unavailable(config);
         Settings {
@@ -97,9 +98,7 @@ impl Check {
             peers,
             stock,
             workloads,
-            inbound: InboundSettings {
-                default: config.inbound.default,
-            },
+            inbound,
             api: ApiSettings {
                 socket: config.api.socket.clone(),
                 group: Some(config.api.group.clone()).filter(|group| !group.is_empty()),
@@ -113,12 +112,16 @@ impl Check {
         }
     }
 
-    fn fault(&mut self, key: impl Into<String>, message: impl Into<String>) {
+    pub(super) fn fault(&mut self, key: impl Into<String>, message: impl Into<String>) {
         self.faults.push(Fault::new(key, message));
     }
 
     /// The value, or a fault at `key` and nothing.
-    fn ok<T, E: std::fmt::Display>(&mut self, key: &str, result: Result<T, E>) -> Option<T> {
+    pub(super) fn ok<T, E: std::fmt::Display>(
+        &mut self,
+        key: &str,
+        result: Result<T, E>,
+    ) -> Option<T> {
         result
             .map_err(|error| self.fault(key, error.to_string()))
             .ok()
@@ -201,12 +204,6 @@ impl Check {
                     "peer {name} has only a libp2p address, and [control] enabled = false leaves libp2p out: \
                      it can reach this node, this node cannot reach it; add endpoint = \"host:port\" (its WireGuard port)"
                 ),
-            );
-        }
-        if peer.inbound == PeerInbound::Rules && config.inbound.default == Verdict::Deny {
-            self.fault(
-                format!("{key}.inbound"),
-                "\"rules\" needs [inbound] default = \"allow\": this version cannot let replies pass and stop the rest",
             );
         }
         Some(PeerSettings {
@@ -435,20 +432,6 @@ impl Check {
         nodes
     }
 
-    fn admission(&mut self, config: &Config) -> Admission {
-        if !config.node.open {
-            return Admission::Listed;
-        }
-        if config.inbound.default == Verdict::Deny {
-            self.fault(
-                "node.open",
-                "true needs [inbound] default = \"allow\": this version has no filter that could keep strangers out, \
-                 so say that they may come in",
-            );
-        }
-        Admission::Open
-    }
-
     fn interface(&mut self, config: &Config) -> InterfaceSettings {
         let (name, mtu) = (&config.interface.name, config.interface.mtu);
         // What the kernel's dev_valid_name() refuses, and what would not be one word in a table.
@@ -592,12 +575,6 @@ impl Check {
     /// What can be asked for and is not there yet. To ask for the default, or for less of it, is no reason to warn.
     fn unavailable(&mut self, config: &Config) {
         let defaults = Config::default();
-        if config.inbound.icmp_echo != defaults.inbound.icmp_echo {
-            self.not_yet("inbound.icmp_echo = false");
-        }
-        if !config.inbound.allow.is_empty() {
-            self.not_yet("inbound.allow");
-        }
         if config.dns.mode == DnsMode::Resolved {
             self.not_yet("dns.mode = \"resolved\"");
         }

@@ -7,6 +7,7 @@ mod address;
 mod changes;
 mod check;
 mod fault;
+mod inbound;
 mod settings;
 
 use std::fs::File;
@@ -26,9 +27,8 @@ pub use changes::Changes;
 pub(crate) use check::{host_label, is_label};
 pub use fault::Fault;
 pub use settings::{
-    Admission, ApiSettings, ControlSettings, InboundSettings, InterfaceSettings, LogSettings,
-    PeerSettings, RelaySettings, Settings, StockRouting, StockSettings, StreamListen,
-    WorkloadSettings,
+    Admission, ApiSettings, ControlSettings, InterfaceSettings, LogSettings, PeerSettings,
+    RelaySettings, Settings, StockRouting, StockSettings, StreamListen, WorkloadSettings,
 };
 
 /// In `[wireguard] stream_listen`: the addresses of `listen` whose port is written.
@@ -377,8 +377,14 @@ pub enum Verdict {
 #[expect(missing_docs, reason = "see Config")]
 pub struct InboundRule {
     pub from: String,
+    #[serde(default = "to_node")]
+    pub to: String,
     #[serde(default)]
     pub ports: Vec<String>,
+}
+
+fn to_node() -> String {
+    filter::To::Node.to_string()
 }
 
 /// `[[workload]]`

@@ -10,7 +10,7 @@ use ipnetwork::Ipv6Network;
 use wireguard::PublicKey;
 
 use super::address::HostPort;
-use super::{Dht, LogFormat, LogLevel, PeerInbound, Relay, Verdict};
+use super::{Dht, LogFormat, LogLevel, PeerInbound, Relay};
 use crate::admin::Warning;
 use crate::identity::NodeId;
 use crate::state::StockDevice;
@@ -45,8 +45,8 @@ pub struct Settings {
     pub stock: Vec<StockSettings>,
     /// Configured workloads, in the file's order; no two share a name.
     pub workloads: Vec<WorkloadSettings>,
-    /// What those who are not in the configuration may reach.
-    pub inbound: InboundSettings,
+    /// What those may reach who are no configured peers, or meet it all the same.
+    pub inbound: filter::Policy,
     /// The Unix socket.
     pub api: ApiSettings,
     /// The log.
@@ -214,13 +214,6 @@ pub struct WorkloadSettings {
     /// What everybody may reach who reaches this node at all; at most
     /// [`MAX_PUBLISHED`](crate::workload::MAX_PUBLISHED).
     pub publish: Vec<Ports>,
-}
-
-/// `[inbound]`
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct InboundSettings {
-    /// Fate of what no rule decides.
-    pub default: Verdict,
 }
 
 /// `[api]`

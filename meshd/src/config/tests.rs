@@ -1,5 +1,6 @@
 use std::collections::BTreeSet;
 
+use filter::Fate;
 use ipnetwork::Ipv6Network;
 
 use super::*;
@@ -212,7 +213,6 @@ public_key = 'dnLWfRiWU4Q3j/WPzwFMgy6dqkNi7ByvldsDBvRZxRI='
     );
     insta::assert_snapshot!(faults(&text), @r#"
     meshd.toml:2: node.name: `Nas` is no name: 1 to 63 lower-case letters, digits and hyphens
-    meshd.toml:3: node.open: true needs [inbound] default = "allow": this version has no filter that could keep strangers out, so say that they may come in
     meshd.toml:5: interface.mtu: 1000 is not from 1280 (the least of IPv6) to 65475
     meshd.toml:6: interface.name: `a/b` is no name of an interface: 1 to 15 characters, no space, / or :
     meshd.toml:8: wireguard.listen[1]: [::]:0 is there twice
@@ -223,7 +223,6 @@ public_key = 'dnLWfRiWU4Q3j/WPzwFMgy6dqkNi7ByvldsDBvRZxRI='
     meshd.toml:12: peers[0].endpoint: `2001:db8::1:5`: an IPv6 address needs brackets: [2001:db8::1]:51860
     meshd.toml:12: peers[0].endpoint: `[::]:9`: nobody can be reached at an unspecified, multicast or broadcast address
     meshd.toml:12: peers[0].endpoint: `a b:9`: the host is neither an address nor a DNS name
-    meshd.toml:13: peers[0].inbound: "rules" needs [inbound] default = "allow": this version cannot let replies pass and stop the rest
     meshd.toml:15: peers[1].name: `vps1` is the name of peers[0].name already
     meshd.toml:16: peers[1].public_key: the same key as peers[0].public_key
     meshd.toml:17: peers[2]: a peer needs `public_key`, or an `address` that ends in its PeerId
@@ -328,14 +327,56 @@ fn endpoints_keep_their_spelling() {
 }
 
 #[test]
-fn strangers_come_in_only_when_that_is_said_twice() {
-    assert!(
-        faults("[node]\nopen = true")
-            .starts_with("meshd.toml:2: node.open: true needs [inbound] default")
-    );
-    let open = settings("[node]\nopen = true\n[inbound]\ndefault = 'allow'");
+fn strangers_may_open_a_session_and_reach_nothing_unless_that_is_said_too() {
+    let open = settings("[node]\nopen = true");
     assert_eq!(open.admission, Admission::Open);
+    assert_eq!(open.inbound.default, Fate::Deny);
+    let allowing = settings("[node]\nopen = true\n[inbound]\ndefault = 'allow'");
+    assert_eq!(allowing.inbound.default, Fate::Allow);
     assert_eq!(settings("").admission, Admission::Listed);
+}
+
+#[test]
+fn rules_are_read_and_every_fault_in_them_is_named() {
+    let peer = format!("[[peers]]\nname = 'nas'\npublic_key = '{}'\n", key(1));
+    let text = format!(
+        "{peer}[inbound]
+icmp_echo = false
+allow = [
+    {{ from = 'peer:nas', ports = ['tcp/22', 'udp/*'] }},
+    {{ from = 'member:laptop/web', to = 'leaf:phone', ports = ['any'] }},
+]"
+    );
+    let inbound = settings(&text).inbound;
+    assert_eq!(
+        (inbound.default, inbound.icmp_echo),
+        (Fate::Deny, Fate::Deny)
+    );
+    let rules: Vec<String> = inbound.allow.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        rules,
+        [
+            "from peer:nas: tcp/22, udp/*",
+            "from member:laptop/web to leaf:phone: any"
+        ]
+    );
+    let wrong = format!(
+        "{peer}[inbound]
+allow = [
+    {{ from = 'peer:nsa', ports = ['tcp/22'] }},
+    {{ from = 'laptop', ports = ['tcp/22'] }},
+    {{ from = 'any' }},
+    {{ from = 'any', to = 'web', ports = ['22', 'tcp/0'] }},
+]"
+    );
+    insta::assert_snapshot!(faults(&wrong), @r#"
+    meshd.toml:6: inbound.allow[0].from: no [[peers]] entry is called `nsa`
+    meshd.toml:7: inbound.allow[1].from: `laptop` is none of any, member:NAME, tag:TAG, peer:NAME, leaf:NAME, workload:NAME and key:BASE64
+    meshd.toml:8: inbound.allow[2].ports: opens nothing: say which ports, or ["any"]
+    meshd.toml:9: inbound.allow[3].to: `web` is none of node, workload:NAME, leaf:NAME and any
+    meshd.toml:9: inbound.allow[3].ports: `22` names no protocol: write tcp/22 or udp/22
+    meshd.toml:9: inbound.allow[3].ports: `0` is not a port from 1 to 65535, a range such as 8000-8010, or *
+    "#);
 }
 
 #[test]
@@ -407,7 +448,7 @@ fn what_is_not_there_yet_is_never_silently_ignored() {
     let text = "
 [inbound]
 icmp_echo = false
-allow = [{ from = 'member:a' }]
+allow = [{ from = 'member:a', ports = ['icmp'] }]
 [metrics]
 listen = '[::1]:9586'
 [dns]
@@ -420,15 +461,7 @@ domain = 'home'
         .iter()
         .map(|warning| warning.text.split(':').next().unwrap())
         .collect();
-    assert_eq!(
-        keys,
-        [
-            "inbound.icmp_echo = false",
-            "inbound.allow",
-            "dns.mode = \"resolved\"",
-            "dns.domain",
-        ]
-    );
+    assert_eq!(keys, ["dns.mode = \"resolved\"", "dns.domain"]);
     let less = "[node]\nrelay = 'off'\n[control]\nenabled = false\nmdns = false\ndht = 'off'\n[dns]\nmode = 'off'";
     assert_eq!(settings(less).warnings, []);
 }

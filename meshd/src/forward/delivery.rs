@@ -7,8 +7,9 @@
 
 use std::sync::Arc;
 
+use filter::Ports;
 use routing::wire::{GROUP as BABEL_GROUP, PORT as BABEL_PORT};
-use wireguard::{Session, Verdict};
+use wireguard::Verdict;
 
 use crate::{
     discard::Reason,
@@ -39,7 +40,7 @@ pub enum Delivery<'a> {
     /// To a workload of this node, behind its own device.
     Workload(&'a Arc<Workload>),
     /// Into another session: from or to a leaf of ours.
-    Forward(&'a Arc<Session>),
+    Forward(&'a Arc<Carrier>),
     /// It carries a whole datagram for a session of ours.
     Nested,
     /// It carries a fragment of a datagram for a session of ours.
@@ -99,6 +100,31 @@ pub fn deliver<'a>(
         (Verdict::Leaf, Lookup::Session(session)) => Delivery::Forward(session),
         (Verdict::Leaf, Lookup::Unknown) => Delivery::Refuse(Reason::NoRoute, Unreachable::NoRoute),
         (Verdict::Leaf, Lookup::NotOverlay) => Delivery::Discard(Reason::NotOverlay),
+    }
+}
+
+/// What is open to everybody where a packet goes that the session of `carrier` brought, if it is this node, or somebody behind it: then the
+/// filter has to be asked.
+pub fn judged<'a>(
+    fib: &'a Fib,
+    carrier: &Carrier,
+    arrival: Arrival,
+    verdict: Verdict,
+    packet: &[u8],
+) -> Option<&'a [Ports]> {
+    match deliver(fib, carrier, arrival, verdict, packet) {
+        Delivery::Host => Some(&[]),
+        Delivery::Workload(workload) => Some(&workload.publish),
+        Delivery::Forward(to) if to.is_ours() => Some(&[]),
+        Delivery::Forward(_)
+        | Delivery::Nested
+        | Delivery::Part
+        | Delivery::Transit(_)
+        | Delivery::Babel
+        | Delivery::Signal
+        | Delivery::RelayError
+        | Delivery::Discard(_)
+        | Delivery::Refuse(..) => None,
     }
 }
 

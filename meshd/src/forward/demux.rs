@@ -153,6 +153,7 @@ mod tests {
                 owns: vec![node.prefix()],
                 role: Role::Leaf,
                 stats: Arc::default(),
+                inbound: None,
             }
         });
         let places = [0, 1].map(|n: usize| carriers[n].session.index());

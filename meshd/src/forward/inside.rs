@@ -7,11 +7,14 @@ use std::{
     time::Instant,
 };
 
+use filter::{Judgement, Ports, Refusal};
+
 use super::{Egress, Notice, Shared, queue::Queue};
 use crate::{
     discard::Reason,
     fib::{Fib, Lookup},
     icmp::{self, ErrorLimit, Unreachable},
+    inbound,
     io::{
         offload::{self, Segments, SplitError},
         poll::Poll,
@@ -124,7 +127,7 @@ impl Inside {
         let is_lossy =
             is_chosen && !mark_congestion(frame.get_mut(offload::HEADER..).unwrap_or_default());
         let fib = self.shared.fib.load_full();
-        if self.stays_here(frame, is_lossy, &fib) {
+        if self.stays_here(frame, is_lossy, &fib, now) {
             return;
         }
         let segments = match offload::split(frame) {
@@ -157,8 +160,8 @@ impl Inside {
             );
         }
         match fib.lookup(header.destination) {
-            Lookup::Session(session) if segments.longest() > session.mtu() => {
-                let mtu = u32::try_from(session.mtu()).unwrap_or(u32::MAX);
+            Lookup::Session(to) if segments.longest() > to.session.mtu() => {
+                let mtu = u32::try_from(to.session.mtu()).unwrap_or(u32::MAX);
                 self.refuse(
                     Reason::TooBig,
                     Unreachable::TooBig(mtu),
@@ -167,13 +170,26 @@ impl Inside {
                     now,
                 );
             }
-            Lookup::Session(session) => {
+            Lookup::Session(to)
+                if to.is_ours()
+                    && !self.is_let_through(
+                        &header,
+                        &[],
+                        segments.packet(),
+                        packets,
+                        &fib,
+                        now,
+                    ) => {}
+            Lookup::Session(to) => {
                 let mut segments = segments;
+                if let Some(inbound) = &to.inbound {
+                    inbound.note(segments.packet(), now);
+                }
                 if is_lossy {
                     segments.next_packet();
                     self.shared.discard(Reason::Congested, 1);
                 }
-                self.egress.send(session, &mut segments, &fib, now);
+                self.egress.send(&to.session, &mut segments, &fib, now);
             }
             // The kernel keeps packets to its own address to itself.
             Lookup::Host | Lookup::Workload(_) | Lookup::NotOverlay => {
@@ -193,6 +209,37 @@ impl Inside {
         }
     }
 
+    /// Whether what is sent to somebody on this node, where `publish` is open to all, may go there: the host's packets may, those of
+    /// workloads are judged. What may not is counted, and its sender told.
+    fn is_let_through(
+        &mut self,
+        header: &Ipv6Header,
+        publish: &[Ports],
+        packet: &[u8],
+        packets: u64,
+        fib: &Fib,
+        now: Instant,
+    ) -> bool {
+        let sender = fib
+            .workload(header.source)
+            .filter(|_| self.senders == Senders::Workloads);
+        let Some(inbound) = sender.and_then(|workload| workload.inbound.as_ref()) else {
+            return true;
+        };
+        let refusal = match inbound.watch().judge(publish, packet, now) {
+            Judgement::Pass => return true,
+            Judgement::Refuse(refusal) => refusal,
+        };
+        self.shared.discard(inbound::reason(refusal), packets);
+        if refusal == Refusal::Denied
+            && self.errors.allows(now)
+            && let Some(error) = icmp::error(Unreachable::Prohibited, fib.own().address, packet)
+        {
+            self.shared.deliver(&error);
+        }
+        false
+    }
+
     fn may_send(&self, header: &Ipv6Header, fib: &Fib) -> bool {
         match self.senders {
             Senders::Host => header.source == fib.own().address,
@@ -202,7 +249,7 @@ impl Inside {
 
     /// Switches a frame that is for a workload, or from one for the host: it goes into the other device as it is. Says whether it was
     /// such a frame. A lossy one is lost as a whole, as in every queue of the kernel's.
-    fn stays_here(&self, frame: &[u8], is_lossy: bool, fib: &Fib) -> bool {
+    fn stays_here(&mut self, frame: &[u8], is_lossy: bool, fib: &Fib, now: Instant) -> bool {
         let packet = frame.get(offload::HEADER..).unwrap_or_default();
         let Ok(header) = Ipv6Header::parse(packet) else {
             return false;
@@ -224,10 +271,21 @@ impl Inside {
                 self.shared.discard(Reason::LinkScope, 1);
             }
             Some(_) if is_lossy => self.shared.discard(Reason::Congested, 1),
-            Some(_) => match workload {
-                Some(workload) => self.shared.write_to(workload, &frame),
-                None => self.shared.write(&frame),
-            },
+            Some(_) => {
+                let publish = workload.map_or(&[][..], |workload| &workload.publish);
+                if !self.is_let_through(&header, publish, packet, 1, fib, now) {
+                    return true;
+                }
+                match workload {
+                    Some(workload) => {
+                        if let Some(inbound) = &workload.inbound {
+                            inbound.note(packet, now);
+                        }
+                        self.shared.write_to(workload, &frame);
+                    }
+                    None => self.shared.write(&frame),
+                }
+            }
         }
         true
     }

@@ -132,6 +132,8 @@ pub enum Topic {
     Session,
     /// A datagram of ours that got no further: an ICMPv6 error.
     RelayError,
+    /// Something of ours that the peer does not let in: an ICMPv6 error.
+    Prohibited,
 }
 
 /// A probe of a path agent, under a token that was given away: dropped before anything of a session.

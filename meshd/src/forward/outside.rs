@@ -10,7 +10,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use wireguard::{Endpoint, Gate, PublicKey, Underlay, constants::OVERHEAD};
+use filter::{Judgement, Refusal};
+use wireguard::{Endpoint, Gate, PublicKey, Underlay, Verdict, constants::OVERHEAD};
 
 use super::{
     Egress, Notice, RelayLimit, Shared, Topic,
@@ -24,7 +25,8 @@ use crate::{
     discard::Reason,
     fib::{Carrier, Fib, Labelled, NextHop, Onward, Route},
     fragment::Reassembly,
-    icmp::{self, ErrorLimit, Unreachable},
+    icmp::{self, ErrorLimit, Heard, Unreachable},
+    inbound::{self, Inbound},
     io::{
         offload::Coalescer,
         poll::Poll,
@@ -321,12 +323,17 @@ impl Opener {
         fib: &Fib,
         now: Instant,
     ) {
+        stage.judge(arrival, fib, now);
         for at in 0..stage.len() {
             let decrypted = stage.get(at);
             let place = decrypted.place();
             let (carrier, from) = stage.carrier(decrypted.carrier);
             let carrier = Arc::clone(carrier);
             let packet = &mut stage.arena[place.clone()];
+            if let Judgement::Refuse(refusal) = decrypted.judgement {
+                self.refuse(refusal, &carrier, packet, shared, fib, now);
+                continue;
+            }
             match deliver(fib, &carrier, arrival, decrypted.verdict, packet) {
                 Delivery::Host
                 | Delivery::Workload(_)
@@ -336,24 +343,37 @@ impl Opener {
                 {
                     shared.discard(Reason::Congested, 1);
                 }
-                Delivery::Host => match icmp::echo_reply(packet, fib.own().token) {
-                    Some(number) => shared.outlet.tell(Notice::EchoReply {
+                Delivery::Host => match icmp::heard(packet, fib.own().token) {
+                    Some(Heard::Reply(number)) => shared.outlet.tell(Notice::EchoReply {
                         number,
                         received: now,
                     }),
+                    Some(Heard::Prohibited) => {
+                        shared.tell_packet(&carrier, Topic::Prohibited, from, packet, now);
+                        self.coalescer.push(&stage.arena, place);
+                    }
                     None => self.coalescer.push(&stage.arena, place),
                 },
-                Delivery::Workload(_) => {
+                Delivery::Workload(workload) => {
+                    // What a workload sends to a leaf is judged as well.
+                    if let (Verdict::Leaf, Some(inbound)) = (decrypted.verdict, &workload.inbound) {
+                        inbound.note(packet, now);
+                    }
                     self.for_workloads = true;
                     self.coalescer.push(&stage.arena, place);
                 }
                 Delivery::Forward(to) => {
-                    if packet.len() > to.mtu() {
+                    if packet.len() > to.session.mtu() {
                         shared.discard(Reason::TooBig, 1);
-                        let why = Unreachable::TooBig(to.mtu() as u32);
+                        let why = Unreachable::TooBig(to.session.mtu() as u32);
                         self.answer(&carrier, why, packet, fib, now);
                     } else if decrement_hop_limit(packet) {
-                        self.egress.send(to, &mut Some(&*packet), fib, now);
+                        // What a node sends to a leaf is answered to that node, whose affair it is.
+                        if let (Verdict::Leaf, Some(inbound)) = (decrypted.verdict, &to.inbound) {
+                            inbound.note(packet, now);
+                        }
+                        let session = &to.session;
+                        self.egress.send(session, &mut Some(&*packet), fib, now);
                     } else {
                         shared.discard(Reason::HopLimit, 1);
                         self.answer(&carrier, Unreachable::HopLimit, packet, fib, now);
@@ -578,6 +598,22 @@ impl Opener {
                     None => shared.write(frame),
                 }
             });
+    }
+
+    /// Discards what the filter refuses, and tells its sender if that is one of us.
+    fn refuse(
+        &mut self,
+        refusal: Refusal,
+        carrier: &Carrier,
+        packet: &[u8],
+        shared: &Shared,
+        fib: &Fib,
+        now: Instant,
+    ) {
+        shared.discard(inbound::reason(refusal), 1);
+        if refusal == Refusal::Denied && carrier.inbound.as_ref().is_some_and(Inbound::tells) {
+            self.answer(carrier, Unreachable::Prohibited, packet, fib, now);
+        }
     }
 
     /// Tells the sender of a packet, through the session that it came from, why it went nowhere.

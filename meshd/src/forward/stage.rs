@@ -2,10 +2,19 @@
 
 use std::{net::Ipv6Addr, ops::Range, sync::Arc, time::Instant};
 
+use filter::Judgement;
 use wireguard::{Endpoint, OpenError, Opened, Verdict};
 
-use super::{Shared, Unheard};
-use crate::{discard::Reason, fib::Carrier, packet::Ipv6Header, relayed};
+use super::{
+    Shared, Unheard,
+    delivery::{Arrival, judged},
+};
+use crate::{
+    discard::Reason,
+    fib::{Carrier, Fib},
+    packet::Ipv6Header,
+    relayed,
+};
 
 /// Decrypted packets are collected up to this many bytes before they are delivered; one more received message always fits.
 const ARENA: usize = 4 << 16;
@@ -31,6 +40,8 @@ pub(super) struct Decrypted {
     pub(super) verdict: Verdict,
     /// Whether its sender should be told to slow down, by a mark or the loss of the packet.
     pub(super) is_chosen: bool,
+    /// What the filter says of it, once it has been asked.
+    pub(super) judgement: Judgement,
     start: usize,
     end: usize,
 }
@@ -119,6 +130,7 @@ impl Stage {
                         carrier: position,
                         verdict,
                         is_chosen: false,
+                        judgement: Judgement::Pass,
                         start,
                         end: self.used,
                     });
@@ -141,6 +153,31 @@ impl Stage {
         {
             packet.is_chosen = true;
             *owes_mark = false;
+        }
+    }
+
+    /// Has the packets of those who are not trusted judged, those of a session that came in a row under one lock.
+    pub(super) fn judge(&mut self, arrival: Arrival, fib: &Fib, now: Instant) {
+        let mut rest = &mut *self.opened;
+        while let Some(first) = rest.first() {
+            let position = first.carrier;
+            let count = rest
+                .iter()
+                .take_while(|packet| packet.carrier == position)
+                .count();
+            let (run, later) = rest.split_at_mut(count);
+            rest = later;
+            let (carrier, _) = &self.carriers[position];
+            let Some(inbound) = &carrier.inbound else {
+                continue;
+            };
+            let mut watch = inbound.watch();
+            for decrypted in run {
+                let packet = &self.arena[decrypted.place()];
+                if let Some(publish) = judged(fib, carrier, arrival, decrypted.verdict, packet) {
+                    decrypted.judgement = watch.judge(publish, packet, now);
+                }
+            }
         }
     }
 

@@ -11,11 +11,19 @@ use ipnetwork::Ipv6Network;
 use tracing::{info, warn};
 use wireguard::{AddPeerError, Endpoint, Kind, Peer, PublicKey, Session, Upkeep};
 
-use super::{CommandError, Node, Output, Seen, Task, links::Dial, paths::Path};
+use super::{
+    CommandError, Node, Output, Seen, Task,
+    inbound::{Acquaintance, Refused},
+    links::Dial,
+    paths::Path,
+};
 use crate::{
-    config::{Admission, HostPort, PeerSettings, Settings, StockRouting, StockSettings},
+    config::{
+        Admission, HostPort, PeerInbound, PeerSettings, Settings, StockRouting, StockSettings,
+    },
     fib::CarrierStats,
     identity::{NodeId, leaf_address},
+    inbound::Inbound,
     liveness::Liveness,
     state::StockDevice,
 };
@@ -53,6 +61,12 @@ pub(super) struct Entry {
     pub(super) names: Names,
     pub(super) rtt: Option<Rtt>,
     pub(super) reachable: Reachable,
+    /// What a configured peer's entry says of its packets.
+    pub(super) trust: PeerInbound,
+    /// What judges its packets; none: they are trusted.
+    pub(super) inbound: Option<Inbound>,
+    /// What it has refused to us.
+    pub(super) refused: Option<Refused>,
 }
 
 /// What is known of the names among a peer's endpoints.
@@ -129,6 +143,9 @@ impl Entry {
             resolved: None,
             rtt: None,
             reachable: Reachable::No,
+            trust: PeerInbound::Allow,
+            inbound: None,
+            refused: None,
         }
     }
 
@@ -161,6 +178,9 @@ impl Entry {
             resolved: None,
             rtt: None,
             reachable: Reachable::No,
+            trust: PeerInbound::Allow,
+            inbound: None,
+            refused: None,
         }
     }
 
@@ -225,6 +245,7 @@ impl Node {
     pub(super) fn configure(&mut self, settings: &Settings, added: &[StockDevice], now: Instant) {
         self.admission = settings.admission;
         self.relay = settings.relay;
+        self.inbound.clone_from(&settings.inbound);
         self.warnings.clone_from(&settings.warnings);
         for id in self.workloads.configure(&settings.workloads) {
             self.outputs.push_back(Output::DetachWorkload(id));
@@ -250,6 +271,7 @@ impl Node {
                 warn!(peer = %name, %error, "Peer left out");
             }
         }
+        self.renew_all_rules(now);
         self.tell_transit(now);
         self.count_links(now);
         self.look_at_streams(now);
@@ -262,12 +284,15 @@ impl Node {
         let peer = |peer: &PeerSettings| {
             (
                 peer.node.public_key(),
-                Entry::mesh(
-                    peer.name.clone(),
-                    peer.node,
-                    Origin::Peer,
-                    peer.endpoints.clone(),
-                ),
+                Entry {
+                    trust: peer.inbound,
+                    ..Entry::mesh(
+                        peer.name.clone(),
+                        peer.node,
+                        Origin::Peer,
+                        peer.endpoints.clone(),
+                    )
+                },
             )
         };
         let allowed = |node: &NodeId| {
@@ -328,6 +353,8 @@ impl Node {
         if let Some(old) = self.peers.get(&key) {
             entry.found.clone_from(&old.found);
             entry.says_open = old.says_open;
+            entry.inbound.clone_from(&old.inbound);
+            entry.refused = old.refused;
         }
         let peer = entry.peer(key, self.seen.get(&key));
         match self.peers.get(&key) {
@@ -360,9 +387,14 @@ impl Node {
                 endpoints: entry.endpoints.clone(),
             });
         }
-        if let Some(old) = self.peers.insert(key, entry) {
-            self.keep_dials(&key, old, now);
-        }
+        let acquaintance = match self.peers.insert(key, entry) {
+            Some(old) => {
+                self.keep_dials(&key, old, now);
+                Acquaintance::Old
+            }
+            None => Acquaintance::New,
+        };
+        self.renew_rules(&key, acquaintance, now);
         self.refresh_endpoints(&key, now);
         self.choose_path(&key, now);
         Ok(())
@@ -525,7 +557,7 @@ impl Node {
             StockRouting::None,
         );
         self.set_peer(key, entry, now).map_err(CommandError::Peer)?;
-        self.stale = true;
+        self.renew_all_rules(now);
         info!(device = name, %address, "Device added");
         Ok(address)
     }
@@ -548,7 +580,7 @@ impl Node {
             return Err(CommandError::Configured(name.to_owned()));
         }
         self.remove(&key, now);
-        self.stale = true;
+        self.renew_all_rules(now);
         info!(device = name, "Device removed");
         Ok(())
     }

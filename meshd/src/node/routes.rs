@@ -223,6 +223,7 @@ impl Node {
                 owns: entry.allowed.clone(),
                 role: self.role(entry),
                 stats: Arc::clone(&entry.stats),
+                inbound: entry.inbound.clone(),
             })
         });
         let next_hops: BTreeMap<_, _> = self

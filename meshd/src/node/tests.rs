@@ -11,6 +11,7 @@ use std::{
 
 use wireguard::{Endpoint, Opened, PublicKey, Session, Underlay, Verdict};
 
+mod inbound;
 mod streams;
 
 use super::{CommandError, Fresh, Node, Output, Pong, Seen, derive};
@@ -105,10 +106,10 @@ impl Host {
     }
 
     fn session(&self, destination: Ipv6Addr) -> &Arc<Session> {
-        let Lookup::Session(session) = self.fib().lookup(destination) else {
+        let Lookup::Session(to) = self.fib().lookup(destination) else {
             panic!("no session with {destination}");
         };
-        session
+        &to.session
     }
 
     /// What the outside thread does with a datagram; returns packets that came out, with their verdicts.

@@ -1,5 +1,7 @@
 //! Why a node is reached the way it is.
 
+use std::time::Instant;
+
 use wireguard::PublicKey;
 
 use super::{CommandError, Node, millis};
@@ -16,7 +18,7 @@ impl Node {
     ///
     /// # Errors
     /// [`CommandError::NoSuchName`].
-    pub fn why(&self, target: &str) -> Result<Why, CommandError> {
+    pub fn why(&self, target: &str, now: Instant) -> Result<Why, CommandError> {
         let (peer, target) = self.find(target)?;
         let nat = self.nat();
         let candidates = self.reach.agent.why(peer);
@@ -40,6 +42,7 @@ impl Node {
             code: failed.map(|why| why.code().to_owned()),
             text: failed.map(|why| why.to_string()),
             fix: failed.map(|why| self.fix(&peer, why)),
+            blocked: self.blocked(&peer, now),
         })
     }
 

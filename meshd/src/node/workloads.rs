@@ -24,7 +24,7 @@ impl Node {
             return Err(AttachError::Address { name, address });
         }
         let workload = self.workloads.attach(wish, now)?.clone();
-        self.stale = true;
+        self.renew_workload_rules(now);
         info!(workload = workload.wish.name, target = %workload.wish.target, address = %workload.address, "Workload attached");
         Ok(workload)
     }
@@ -93,6 +93,7 @@ impl Node {
                 address: workload.address,
                 publish: workload.wish.publish.clone(),
                 stats: attached.stats.clone(),
+                inbound: self.guarded.get(&workload.wish.name).cloned(),
             })
         })
     }

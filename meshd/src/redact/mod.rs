@@ -84,8 +84,9 @@ const CHOICES: [&str; 8] = [
     "relay", "trust", "dht", "inbound", "default", "level", "format", "mode",
 ];
 /// Words of the configuration's other values that say nothing about anybody: protocols, and defaults.
-const PLAIN: [&str; 11] = [
-    "ip4", "ip6", "dns", "dns4", "dns6", "tcp", "udp", "quic-v1", "p2p", "member", "internal",
+const PLAIN: [&str; 19] = [
+    "ip4", "ip6", "dns", "dns4", "dns6", "tcp", "udp", "quic-v1", "p2p", "internal", "icmp", "any",
+    "member", "tag", "peer", "leaf", "workload", "key", "node",
 ];
 /// In front of a stand-in: its key.
 const KEY_OF: &str = "key-of-";

@@ -177,7 +177,7 @@ fn what_a_configuration_says_is_left_out_unless_it_is_harmless() {
             "name": "vps", "public_key": "hunter2", "endpoint": ["vps1.example.org:51860"],
             "address": format!("/dns4/tower.example/tcp/9/p2p/{}", testdata::identity(3).node().peer_id()),
         }],
-        "inbound": { "allow": [{ "from": "member:laptop", "ports": ["tcp/22"] }] },
+        "inbound": { "allow": [{ "from": "member:laptop", "to": "workload:web", "ports": ["tcp/22"] }] },
     });
     redactor.config(&mut config);
     assert_eq!(
@@ -189,7 +189,7 @@ fn what_a_configuration_says_is_left_out_unless_it_is_harmless() {
                 "name": "peer-1", "public_key": "…", "endpoint": ["host-1:51860"],
                 "address": "/dns4/….…/tcp/9/p2p/id-1",
             }],
-            "inbound": { "allow": [{ "from": "member:…", "ports": ["tcp/22"] }] },
+            "inbound": { "allow": [{ "from": "member:…", "to": "workload:…", "ports": ["tcp/22"] }] },
         })
     );
 }

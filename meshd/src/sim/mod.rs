@@ -438,7 +438,7 @@ impl Net {
         let address = self.machines[self.at(peer)].address();
         let daemon = self.machines[self.at(machine)].daemon.as_ref();
         daemon.map_or(0, |daemon| match daemon.fib.load().lookup(address) {
-            Lookup::Session(session) => session.counters().handshakes,
+            Lookup::Session(to) => to.session.counters().handshakes,
             Lookup::Host | Lookup::Workload(_) | Lookup::Unknown | Lookup::NotOverlay => 0,
         })
     }
@@ -448,7 +448,7 @@ impl Net {
         let address = self.machines[self.at(peer)].address();
         let daemon = self.machines[self.at(machine)].daemon.as_ref();
         daemon.map_or(0, |daemon| match daemon.fib.load().lookup(address) {
-            Lookup::Session(session) => session.mtu(),
+            Lookup::Session(to) => to.session.mtu(),
             Lookup::Host | Lookup::Workload(_) | Lookup::Unknown | Lookup::NotOverlay => 0,
         })
     }

@@ -28,9 +28,10 @@ impl Net {
         };
         let address = self.machines[target].address();
         let fib = daemon.fib.load();
-        let Lookup::Session(session) = fib.lookup(address) else {
+        let Lookup::Session(to) = fib.lookup(address) else {
             return String::new();
         };
+        let session = &to.session;
         if !session.is_established() {
             return String::new();
         }
@@ -53,9 +54,10 @@ impl Net {
     pub fn used_wire(&self, from: &str, to: &str) -> Option<usize> {
         let address = self.machines[self.at(to)].address();
         let fib = self.machines[self.at(from)].daemon.as_ref()?.fib.load();
-        let Lookup::Session(session) = fib.lookup(address) else {
+        let Lookup::Session(to) = fib.lookup(address) else {
             return None;
         };
+        let session = &to.session;
         let remote = match session.endpoint()? {
             Endpoint::Underlay(underlay) => underlay.remote,
             Endpoint::Overlay(node) => match fib.route(node) {
@@ -91,7 +93,7 @@ impl Net {
             .as_ref()
             .is_some_and(|daemon| {
                 let fib = daemon.fib.load();
-                matches!(fib.lookup(address), Lookup::Session(session) if session.is_established())
+                matches!(fib.lookup(address), Lookup::Session(to) if to.session.is_established())
             })
     }
 

@@ -69,6 +69,7 @@ impl Site {
                 owns: vec![owns],
                 role,
                 stats: Arc::default(),
+                inbound: None,
             }
         };
         let mut mesh = |n: usize| {
@@ -100,6 +101,7 @@ impl Site {
             owns: carrier.owns.clone(),
             role: carrier.role,
             stats: Arc::clone(&carrier.stats),
+            inbound: carrier.inbound.clone(),
         };
         let fib = Fib::new(
             Own {
@@ -131,7 +133,7 @@ impl Site {
         match deliver(&self.fib, carrier, arrival, verdict, packet) {
             Delivery::Host => "host".into(),
             Delivery::Workload(workload) => format!("workload {}", workload.name),
-            Delivery::Forward(session) => format!("to {:?}", session.kind()),
+            Delivery::Forward(to) => format!("to {:?}", to.session.kind()),
             Delivery::Nested => "nested".into(),
             Delivery::Part => "part".into(),
             Delivery::Transit(next_hop) => format!("via {:?}", next_hop.link),
