@@ -195,16 +195,11 @@ pub struct Bugreport {
 #[derive(Debug, Subcommand)]
 pub enum Wg {
     /// Let a device in, and print the configuration to give it. Its private key is shown once and kept nowhere
-    Add {
-        /// What to call it: lower-case letters, digits and hyphens
-        name: String,
-        /// The key the device has made itself; without it one is made here
-        #[arg(long, value_name = "KEY")]
-        public_key: Option<PublicKey>,
-        /// Where the device finds this node [default: what the node thinks its address is]
-        #[arg(long, value_name = "HOST:PORT")]
-        endpoint: Option<HostPort>,
-    },
+    ///
+    /// The text is for `wg-quick`, NetworkManager and the WireGuard apps, which also take it as a QR code. The device reaches, through this
+    /// node, whatever this node reaches; this node can read what it says. With --json: `meshd.wg-add/1` with `name`, `address`,
+    /// `public_key`, `private_key`, `endpoint`, `configuration` and `qr`.
+    Add(WgAdd),
     /// List the devices
     List,
     /// Let a device in no more
@@ -212,4 +207,26 @@ pub enum Wg {
         /// What it is called
         name: String,
     },
+}
+
+/// `meshd wg add`
+#[derive(Debug, Args)]
+pub struct WgAdd {
+    /// What to call it: lower-case letters, digits and hyphens
+    pub name: String,
+    /// The key the device has made itself; without it one is made here
+    #[arg(long, value_name = "KEY", conflicts_with_all = ["qr", "png", "svg"])]
+    pub public_key: Option<PublicKey>,
+    /// Where the device finds this node [default: what the node thinks its address is]
+    #[arg(long, value_name = "HOST:PORT")]
+    pub endpoint: Option<HostPort>,
+    /// Show a QR code below the text: some 70 columns and 35 lines
+    #[arg(long)]
+    pub qr: bool,
+    /// Write the QR code into a new file, which only you may read, as PNG
+    #[arg(long, value_name = "FILE")]
+    pub png: Option<PathBuf>,
+    /// The same as SVG
+    #[arg(long, value_name = "FILE")]
+    pub svg: Option<PathBuf>,
 }

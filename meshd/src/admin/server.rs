@@ -38,6 +38,8 @@ use crate::{
 const CONNECTIONS: usize = 128;
 /// Once all places are taken, a client that has not sent all of its request for so long gives its place to the next.
 const IDLE: Duration = Duration::from_millis(100);
+/// MTU of a device's interface: what every network carries that it may be in, and every way behind this node.
+const DEVICE_MTU: u16 = 1280;
 
 /// Why the admin socket could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -399,10 +401,6 @@ async fn add_device(control: &Control, request: AddDevice) -> Result<DeviceAdded
     let address = control
         .add_device(&request.name, request.public_key)
         .await?;
-    let (gateway_public_key, mtu) = control
-        .node
-        .call(|node_loop, _| node_loop.node.gateway())
-        .await?;
     let listen_port = control.listen_port();
     let endpoint = control
         .guess_address()
@@ -411,9 +409,9 @@ async fn add_device(control: &Control, request: AddDevice) -> Result<DeviceAdded
     Ok(DeviceAdded {
         name: request.name,
         address,
-        gateway_public_key,
+        gateway_public_key: control.own.public_key(),
         listen_port,
-        mtu,
+        mtu: DEVICE_MTU,
         endpoint,
     })
 }
