@@ -68,6 +68,21 @@ pub fn leaf_address(prefix: Ipv6Network, device: &PublicKey) -> Ipv6Addr {
     Ipv6Addr::from_bits(prefix | u128::from(identifier))
 }
 
+/// The address in `prefix` of the workload with this name, a DNS label: whoever knows a node's prefix knows where its workloads are. The
+/// upper bits of the interface identifier are 01, which keeps it apart from leaves ([`leaf_address`]) and from small identifiers, among
+/// them those of the node and of its services.
+#[must_use]
+pub fn workload_address(prefix: Ipv6Network, name: &str) -> Ipv6Addr {
+    let hash = Blake2s256::new()
+        .chain_update("meshd workload v1")
+        .chain_update(name)
+        .finalize()
+        .into();
+    let identifier = u64::from_be_bytes(first_eight(&hash)) & !(1 << 63) | 1 << 62;
+    let prefix = prefix.network().to_bits() >> 64 << 64;
+    Ipv6Addr::from_bits(prefix | u128::from(identifier))
+}
+
 /// Why a key or a PeerId cannot belong to a node. A key refused here must not get a session, a route or a table entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum AddressError {

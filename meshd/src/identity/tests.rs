@@ -248,7 +248,31 @@ fn a_leaf_gets_an_address_of_its_own_in_the_prefix() {
     );
 }
 
+/// `PREFIX NAME = ADDRESS` lines of docs/protocol.md.
+#[test]
+fn a_workload_has_the_published_address() {
+    let block = PROTOCOL.split("```workloads\n").nth(1).unwrap();
+    let lines: Vec<&str> = block.split("```").next().unwrap().lines().collect();
+    assert_eq!(lines.len(), 5);
+    for line in lines {
+        let (workload, address) = line.split_once(" = ").unwrap();
+        let (prefix, name) = workload.split_once(' ').unwrap();
+        let computed = workload_address(prefix.parse().unwrap(), name);
+        assert_eq!(computed.to_string(), address, "{name}");
+    }
+}
+
 proptest! {
+    #[test]
+    fn a_workload_is_never_where_the_node_its_services_or_its_devices_are(name in "[a-z0-9-]{1,63}", device: [u8; 32]) {
+        let prefix = testdata::identity(0).node().prefix();
+        let address = workload_address(prefix, &name);
+        prop_assert!(prefix.contains(address) && address.segments()[4] >> 14 == 1);
+        if let Ok(device) = PublicKey::from_bytes(device) {
+            prop_assert_ne!(address, leaf_address(prefix, &device));
+        }
+    }
+
     #[test]
     fn no_bytes_make_a_node_panic(bytes: [u8; 32], text in "\\PC{0,64}") {
         let _ = NodeId::from_ed25519(bytes);
