@@ -220,6 +220,9 @@ pub struct WgAdd {
     /// Where the device finds this node [default: what the node thinks its address is]
     #[arg(long, value_name = "HOST:PORT")]
     pub endpoint: Option<HostPort>,
+    /// Let the device ask this node for names: it then asks nobody else while it is connected, and finds nothing but names of the mesh
+    #[arg(long)]
+    pub dns: bool,
     /// Show a QR code below the text: some 70 columns and 35 lines
     #[arg(long)]
     pub qr: bool,

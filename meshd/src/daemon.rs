@@ -242,6 +242,7 @@ async fn live(launch: Launch) -> Result<(), RunError> {
             discards: Arc::clone(&discards),
             notices: notices_in,
         },
+        questions: None,
     };
     let others = shards
         .into_iter()

@@ -34,6 +34,9 @@
 //! One more thread, `stream`, keeps the TCP streams (`stream/`), reads them as `outside` reads its sockets, and shares the TUN queue and the
 //! sockets of the first shard. It alone may connect, and may open no file: it is started before the others lose the right to.
 //!
+//! Questions for names, from this host and what is behind this node, go to a thread `resolver` over a bounded queue; it answers from the
+//! snapshot, to the TUN device or into the session of whoever asked.
+//!
 //! Probes of path agents, under tokens that were given away, come to the node loop over a queue of their own, after all that concerns
 //! sessions. Sockets that are opened while the daemon runs have one more outside thread, `extra`, which mostly sleeps.
 //!
@@ -64,7 +67,7 @@ use crate::{
     bell::{self, Bell},
     config::{HostPort, MAX_QUEUES, Settings},
     discard::Reason,
-    forward::{Doors, Inside, Notice, Outbox, Outside, Probed, Shared},
+    forward::{Doors, Inside, Notice, Outbox, Outside, Probed, QUESTIONS, Resolver, Shared},
     handshake::{HandshakeThread, Incoming, Stranger},
     identity::NodeId,
     io::wake::Wake,
@@ -304,13 +307,19 @@ pub fn start(
 ) -> io::Result<Threads> {
     let key = fresh.identity.node().public_key();
     let node = Node::new(settings, fresh, first.clock.now());
+    let (questions_in, questions) = bounded(QUESTIONS);
+    let asking = |shared: Shared| Shared {
+        questions: Some(questions_in.clone()),
+        ..shared
+    };
+    let (first, others) = (asking(first), others.into_iter().map(asking));
+    let mut seed = [0; 4];
+    getrandom::fill(&mut seed)?;
+    let resolver = Resolver::new(first.clone(), questions, u32::from_ne_bytes(seed));
     let extra = Shard::new(first.clone(), &key)?;
     let (shared, for_streams) = (first.clone(), Shard::new(first.clone(), &key)?);
     let first = Shard::new(first, &key)?;
-    let others: io::Result<Vec<Shard>> = others
-        .into_iter()
-        .map(|shared| Shard::new(shared, &key))
-        .collect();
+    let others: io::Result<Vec<Shard>> = others.map(|shared| Shard::new(shared, &key)).collect();
     let Parts {
         mut node_loop,
         handshake_thread,
@@ -338,6 +347,11 @@ pub fn start(
     // Not joined: it ends when the node loop and all of `outside` have.
     spawn("handshake", ended, move || {
         handshake_thread.run();
+        Ok(())
+    })?;
+    // Not joined: it ends when the node loop and all packet threads have.
+    spawn("resolver", ended, move || {
+        resolver.run();
         Ok(())
     })?;
     let extra = extra.outside(&doors);

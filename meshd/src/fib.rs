@@ -20,17 +20,26 @@ use std::{
 };
 
 use ipnetwork::Ipv6Network;
+use names::Directory;
 use routing::LinkId;
 use wireguard::{Class, Indices, PublicKey, Session, Underlay};
 
 use crate::{
-    config::Admission, icmp::EchoToken, identity::overlay, labels::Pair, path::probe::TokenId,
+    config::Admission,
+    icmp::EchoToken,
+    identity::{overlay, resolver_address},
+    labels::Pair,
+    path::probe::TokenId,
     relayed,
 };
 
 /// Where packets go, as an immutable snapshot.
 pub struct Fib {
     own: Own,
+    /// Where this node answers questions for names.
+    resolver: Ipv6Addr,
+    /// What it answers from.
+    directory: Option<Arc<Directory>>,
     by_prefix: Table<Arc<Carrier>>,
     routes: Table<Option<Arc<NextHop>>>,
     by_index: HashMap<u32, Arc<Carrier>>,
@@ -250,6 +259,8 @@ pub enum Onward {
 pub enum Lookup<'a> {
     /// This node itself.
     Host,
+    /// The name server of this node.
+    Resolver,
     /// Through this session: another node, or a leaf of ours.
     Session(&'a Arc<Session>),
     /// Inside the overlay, but nobody we have a session with.
@@ -278,6 +289,8 @@ impl Fib {
     ) -> Self {
         let mut fib = Self {
             own,
+            resolver: resolver_address(own.prefix),
+            directory: None,
             by_prefix: Table::default(),
             routes: Table::default(),
             by_index: HashMap::new(),
@@ -337,6 +350,16 @@ impl Fib {
         }
     }
 
+    /// The same, where questions for names are answered from this directory.
+    pub fn naming(self, directory: Option<Arc<Directory>>) -> Self {
+        Self { directory, ..self }
+    }
+
+    /// What questions for names are answered from; none: they are not.
+    pub fn directory(&self) -> Option<&Directory> {
+        self.directory.as_deref()
+    }
+
     /// Whether this token was given to somebody.
     pub fn has_given(&self, token: &TokenId) -> bool {
         self.tokens.contains(token)
@@ -372,6 +395,9 @@ impl Fib {
     pub fn lookup(&self, destination: Ipv6Addr) -> Lookup<'_> {
         if destination == self.own.address {
             return Lookup::Host;
+        }
+        if destination == self.resolver {
+            return Lookup::Resolver;
         }
         if !overlay().contains(destination) {
             return Lookup::NotOverlay;

@@ -19,6 +19,8 @@ pub enum Unreachable {
     NoRoute,
     /// The destination is known but does not answer (type 1 code 3).
     Address,
+    /// Nobody listens on the port (type 1 code 4).
+    Port,
     /// The source address failed the ingress policy (type 1 code 5).
     SourcePolicy,
     /// The hop limit ran out (type 3 code 0).
@@ -31,6 +33,7 @@ impl Unreachable {
             Self::TooBig(_) => (2, 0),
             Self::NoRoute => (1, 0),
             Self::Address => (1, 3),
+            Self::Port => (1, 4),
             Self::SourcePolicy => (1, 5),
             Self::HopLimit => (3, 0),
         }
@@ -65,6 +68,7 @@ pub fn error(what: Unreachable, own: Ipv6Addr, offending: &[u8]) -> Option<Vec<u
         Unreachable::TooBig(mtu) => mtu,
         Unreachable::NoRoute
         | Unreachable::Address
+        | Unreachable::Port
         | Unreachable::SourcePolicy
         | Unreachable::HopLimit => 0,
     };

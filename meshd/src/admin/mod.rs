@@ -699,6 +699,9 @@ pub struct DeviceAdded {
     pub mtu: u16,
     /// Where this node probably can be reached; null if it has no idea.
     pub endpoint: Option<SocketAddr>,
+    /// Where this node answers questions for names; null if it does not.
+    #[serde(default)]
+    pub resolver: Option<Ipv6Addr>,
 }
 
 impl Schema for DeviceAdded {

@@ -30,6 +30,7 @@ use super::{
 use crate::{
     control::Control,
     driver::Gone,
+    identity::resolver_address,
     io::peer_credentials,
     node::{CommandError, millis},
 };
@@ -413,6 +414,7 @@ async fn add_device(control: &Control, request: AddDevice) -> Result<DeviceAdded
         listen_port,
         mtu: DEVICE_MTU,
         endpoint,
+        resolver: Some(resolver_address(control.own.prefix())),
     })
 }
 

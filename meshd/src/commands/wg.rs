@@ -111,7 +111,13 @@ fn add_with(
         return Err(Failure::new(Exit::Failed, what).next(next));
     }
     let private_key = private_key.as_ref().map(|key| key.as_str());
-    let configuration = configuration(&added, private_key, endpoint.as_deref());
+    let resolver = added.resolver.filter(|_| device.dns);
+    if device.dns && resolver.is_none() {
+        client.remove_device(&added.name)?;
+        let what = "the daemon answers no names; it is older than this command";
+        return Err(Failure::new(Exit::Version, what).next("sudo systemctl restart meshd"));
+    }
+    let configuration = configuration(&added, private_key, endpoint.as_deref(), resolver);
     let configuration = configuration.as_str();
     let name = added.name;
     // The text is there for whoever cannot use a code: the key is in nothing else.
@@ -177,6 +183,7 @@ fn configuration(
     added: &DeviceAdded,
     private_key: Option<&str>,
     endpoint: Option<&str>,
+    resolver: Option<Ipv6Addr>,
 ) -> Zeroizing<String> {
     let private_key = private_key.map_or_else(
         || Zeroizing::new("# PrivateKey = the one the device has made".to_owned()),
@@ -195,13 +202,16 @@ fn configuration(
         },
         |endpoint| format!("Endpoint = {endpoint}"),
     );
+    let resolver = resolver.map_or_else(String::new, |resolver| {
+        format!("# Names of the mesh, and no others.\nDNS = {resolver}\n")
+    });
     // Sized at once, so that no reallocation leaves a copy of the secret behind.
     let mut text = Zeroizing::new(String::with_capacity(1024));
     // Writing to a string cannot fail.
     let _ = write!(
         text,
         "# {} in the mesh, through this node.\n\
-         [Interface]\n{}\nAddress = {}/128\nMTU = {}\n\n\
+         [Interface]\n{}\nAddress = {}/128\nMTU = {}\n{resolver}\n\
          [Peer]\nPublicKey = {}\nAllowedIPs = {}\n{endpoint}\nPersistentKeepalive = 25\n",
         super::printable(&added.name),
         private_key.as_str(),
@@ -267,7 +277,7 @@ fn remove(global: &Global, name: &str, out: &mut impl Write) -> Result<(), Failu
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::identity::leaf_address;
+    use crate::identity::{leaf_address, resolver_address};
     use crate::testdata;
 
     fn added() -> DeviceAdded {
@@ -279,12 +289,13 @@ mod tests {
             listen_port: 51_860,
             mtu: 1280,
             endpoint: None,
+            resolver: Some(resolver_address(gateway.prefix())),
         }
     }
 
     #[test]
     fn the_configuration_is_one_for_wg_quick() {
-        let text = configuration(&added(), Some("KEY"), Some("[2001:db8::7]:51860"));
+        let text = configuration(&added(), Some("KEY"), Some("[2001:db8::7]:51860"), None);
         insta::assert_snapshot!(text.as_str(), @r"
         # phone in the mesh, through this node.
         [Interface]
@@ -303,13 +314,21 @@ mod tests {
 
     #[test]
     fn what_is_not_known_is_a_comment_on_a_line_of_its_own() {
-        let text = configuration(&added(), None, None);
+        let text = configuration(&added(), None, None, None);
         assert!(text.contains("\n# PrivateKey = the one the device has made\n"));
         assert!(text.contains("\n# Endpoint = the address of this node, with port 51860\n"));
         assert!(
             text.lines()
                 .all(|line| line.starts_with('#') || !line.contains('#'))
         );
+    }
+
+    #[test]
+    fn names_are_asked_for_if_that_is_wished() {
+        let added = added();
+        let text = configuration(&added, None, None, added.resolver);
+        let line = "\nMTU = 1280\n# Names of the mesh, and no others.\nDNS = 664:6008:a954:afec::53\n\n[Peer]\n";
+        assert!(text.contains(line), "{}", text.as_str());
     }
 
     #[test]

@@ -6,19 +6,21 @@ use std::num::{NonZeroU8, NonZeroU32};
 use std::path::Path;
 
 use ipnetwork::Ipv6Network;
+use names::Directory;
 use wireguard::PublicKey;
 
 use super::address::{HostPort, ListenAddress, PeerAddress};
 use super::fault::Fault;
 use super::settings::{
-    Admission, ApiSettings, ControlSettings, InboundSettings, InterfaceSettings, LogSettings,
-    PeerSettings, RelaySettings, Settings, StockRouting, StockSettings, StreamListen,
+    Admission, ApiSettings, ControlSettings, DnsSettings, InboundSettings, InterfaceSettings,
+    LogSettings, PeerSettings, RelaySettings, Settings, StockRouting, StockSettings, StreamListen,
 };
 use super::{
-    AUTO, Config, DnsMode, Endpoints, MAX_QUEUES, Peer, PeerInbound, Stock, Trust, Verdict,
+    AUTO, Config, Dns, DnsMode, Endpoints, MAX_QUEUES, NETWORK_LABEL, Peer, PeerInbound, Stock,
+    Trust, Verdict,
 };
 use crate::admin::{Warning, WarningCode};
-use crate::identity::{NodeId, leaf_address, overlay};
+use crate::identity::{DERIVATION, NodeId, leaf_address, overlay, resolver_address};
 
 /// Sockets that one daemon opens at most; an [`Endpoint`](wireguard) numbers them in a byte.
 const MAX_LISTEN: usize = 16;
@@ -74,6 +76,7 @@ impl Check {
         self.absolute("node.state_dir", &config.node.state_dir);
         self.absolute("api.socket", &config.api.socket);
         let metrics = self.metrics(&config.metrics.listen);
+        let dns = self.dns(&config.dns);
         self.unavailable(config);
         Settings {
             name,
@@ -103,6 +106,7 @@ impl Check {
                 format: config.log.format,
             },
             metrics,
+            dns,
             warnings: std::mem::take(&mut self.warnings),
         }
     }
@@ -348,6 +352,10 @@ impl Check {
                         own.address()
                     ),
                 );
+            } else if network.contains(resolver_address(own.prefix())) {
+                let server = resolver_address(own.prefix());
+                let message = format!("{network} contains {server}, where the node answers names");
+                self.fault(key, message);
             }
         }
         let overlap = self
@@ -542,8 +550,14 @@ impl Check {
         if config.dns.mode == DnsMode::Resolved {
             self.not_yet("dns.mode = \"resolved\"");
         }
-        if config.dns.domain != defaults.dns.domain {
-            self.not_yet("dns.domain");
+    }
+
+    fn dns(&mut self, dns: &Dns) -> DnsSettings {
+        let names = Directory::new(&dns.domain, NETWORK_LABEL, DERIVATION);
+        self.ok("dns.domain", names);
+        DnsSettings {
+            mode: dns.mode,
+            domain: dns.domain.clone(),
         }
     }
 

@@ -430,7 +430,6 @@ domain = 'home'
             "inbound.allow",
             "[[workload]]",
             "dns.mode = \"resolved\"",
-            "dns.domain",
         ]
     );
     let less = "[node]\nrelay = 'off'\n[control]\nenabled = false\nmdns = false\ndht = 'off'\n[dns]\nmode = 'off'";

@@ -33,6 +33,8 @@ pub enum Arrival {
 pub enum Delivery<'a> {
     /// To the host behind the TUN device.
     Host,
+    /// To the name server of this node, from a leaf.
+    Resolver,
     /// Into another session: from or to a leaf of ours.
     Forward(&'a Arc<Session>),
     /// It carries a whole datagram for a session of ours.
@@ -82,9 +84,12 @@ pub fn deliver<'a>(
         (Verdict::Owned, Lookup::Session(leaf)) if fib.is_ours(header.destination) => {
             Delivery::Forward(leaf)
         }
-        (Verdict::Owned, Lookup::Session(_) | Lookup::Unknown | Lookup::NotOverlay) => {
-            Delivery::Discard(Reason::OutsideDestination)
-        }
+        // Other nodes have name servers of their own.
+        (
+            Verdict::Owned,
+            Lookup::Resolver | Lookup::Session(_) | Lookup::Unknown | Lookup::NotOverlay,
+        ) => Delivery::Discard(Reason::OutsideDestination),
+        (Verdict::Leaf, Lookup::Resolver) => Delivery::Resolver,
         (Verdict::Leaf, Lookup::Session(session)) => Delivery::Forward(session),
         (Verdict::Leaf, Lookup::Unknown) => Delivery::Refuse(Reason::NoRoute, Unreachable::NoRoute),
         (Verdict::Leaf, Lookup::NotOverlay) => Delivery::Discard(Reason::NotOverlay),

@@ -2,7 +2,7 @@
 
 use std::{io, os::fd::AsFd, sync::Arc, time::Instant};
 
-use super::{Egress, Notice, Shared, queue::Queue};
+use super::{Egress, Notice, Shared, queue::Queue, resolver::Asker};
 use crate::{
     discard::Reason,
     fib::{Fib, Lookup},
@@ -153,6 +153,14 @@ impl Inside {
             }
             // The kernel keeps packets to its own address to itself.
             Lookup::Host | Lookup::NotOverlay => self.shared.discard(Reason::NotOverlay, packets),
+            Lookup::Resolver => {
+                let mut segments = segments;
+                while let Some(packet) = segments.next_packet() {
+                    if !self.shared.asks(|| Asker::Host, packet) {
+                        self.answer(Unreachable::Port, &fib, packet, now);
+                    }
+                }
+            }
             Lookup::Unknown if fib.admits_strangers() => {
                 let mut segments = segments;
                 while let Some(packet) = segments.next_packet() {
@@ -176,8 +184,13 @@ impl Inside {
         now: Instant,
     ) {
         self.shared.discard(reason, segments.remaining() as u64);
+        self.answer(why, fib, segments.packet(), now);
+    }
+
+    /// Tells the sender of a packet why it went nowhere.
+    fn answer(&mut self, why: Unreachable, fib: &Fib, packet: &[u8], now: Instant) {
         if self.errors.allows(now)
-            && let Some(error) = icmp::error(why, fib.own().address, segments.packet())
+            && let Some(error) = icmp::error(why, fib.own().address, packet)
         {
             self.shared.deliver(&error);
         }

@@ -14,6 +14,7 @@ mod outbox;
 mod outside;
 mod queue;
 mod relay_limit;
+mod resolver;
 mod stage;
 
 use std::{
@@ -27,12 +28,18 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use crossbeam_channel::TrySendError;
+use crossbeam_channel::{Sender, TrySendError};
 use wireguard::{Endpoint, PublicKey, Signals, Underlay, constants::INITIATION_LEN};
 
 pub use self::{
-    egress::Egress, entrance::Doors, extra::Extra, inside::Inside, outbox::Outbox,
-    outside::Outside, relay_limit::RelayLimit,
+    egress::Egress,
+    entrance::Doors,
+    extra::Extra,
+    inside::Inside,
+    outbox::Outbox,
+    outside::Outside,
+    relay_limit::RelayLimit,
+    resolver::{Asker, QUESTIONS, Question, Resolver},
 };
 use crate::{
     bell,
@@ -55,6 +62,8 @@ pub struct Shared {
     pub relay_limit: Arc<RelayLimit>,
     /// The sockets, the counters, and the queue of the node loop.
     pub outlet: Outlet,
+    /// For the thread that answers questions for names; none: nobody does.
+    pub questions: Option<Sender<Question>>,
 }
 
 /// What other threads tell the node loop about those who have a session; never starved by strangers.
@@ -314,6 +323,23 @@ impl Shared {
                 queued,
             }),
         }
+    }
+
+    /// Hands the name server a packet that is for it; false if it is not a question.
+    fn asks(&self, asker: impl FnOnce() -> Asker, packet: &[u8]) -> bool {
+        if !resolver::is_question(packet) {
+            self.discard(Reason::ResolverPort, 1);
+            return false;
+        }
+        let question = || Question {
+            asker: asker(),
+            packet: packet.to_vec(),
+        };
+        let queue = self.questions.as_ref();
+        if !queue.is_some_and(|queue| queue.try_send(question()).is_ok()) {
+            self.discard(Reason::QueryQueueFull, 1);
+        }
+        true
     }
 
     fn discard(&self, reason: Reason, packets: u64) {

@@ -18,6 +18,7 @@ use super::{
     delivery::{Arrival, Delivery, deliver},
     demux::{Runs, Way, receiver},
     entrance::{Doors, Entrance},
+    resolver::Asker,
     stage::{Nested, Stage},
 };
 use crate::{
@@ -337,6 +338,11 @@ impl Opener {
                     }),
                     None => self.coalescer.push(&stage.arena, place),
                 },
+                Delivery::Resolver => {
+                    if !shared.asks(|| Asker::Device(Arc::clone(&carrier.session)), packet) {
+                        self.answer(&carrier, Unreachable::Port, packet, fib, now);
+                    }
+                }
                 Delivery::Forward(to) => {
                     if packet.len() > to.mtu() {
                         shared.discard(Reason::TooBig, 1);

@@ -250,7 +250,7 @@ impl Node {
         self.tell_transit(now);
         self.count_links(now);
         self.look_at_streams(now);
-        self.stale = true;
+        self.rename();
         self.drain(now);
     }
 
@@ -522,7 +522,7 @@ impl Node {
             StockRouting::None,
         );
         self.set_peer(key, entry, now).map_err(CommandError::Peer)?;
-        self.stale = true;
+        self.rename();
         info!(device = name, %address, "Device added");
         Ok(address)
     }
@@ -545,7 +545,7 @@ impl Node {
             return Err(CommandError::Configured(name.to_owned()));
         }
         self.remove(&key, now);
-        self.stale = true;
+        self.rename();
         info!(device = name, "Device removed");
         Ok(())
     }

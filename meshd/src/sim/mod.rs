@@ -439,7 +439,7 @@ impl Net {
         let daemon = self.machines[self.at(machine)].daemon.as_ref();
         daemon.map_or(0, |daemon| match daemon.fib.load().lookup(address) {
             Lookup::Session(session) => session.counters().handshakes,
-            Lookup::Host | Lookup::Unknown | Lookup::NotOverlay => 0,
+            Lookup::Host | Lookup::Resolver | Lookup::Unknown | Lookup::NotOverlay => 0,
         })
     }
 
@@ -449,7 +449,7 @@ impl Net {
         let daemon = self.machines[self.at(machine)].daemon.as_ref();
         daemon.map_or(0, |daemon| match daemon.fib.load().lookup(address) {
             Lookup::Session(session) => session.mtu(),
-            Lookup::Host | Lookup::Unknown | Lookup::NotOverlay => 0,
+            Lookup::Host | Lookup::Resolver | Lookup::Unknown | Lookup::NotOverlay => 0,
         })
     }
 

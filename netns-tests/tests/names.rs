@@ -1,0 +1,185 @@
+//! Names: asked on a node, behind one, and where nobody answers.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use std::io;
+use std::net::{Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
+use std::time::{Duration, Instant};
+
+use hickory_proto::op::{Message, MessageType, OpCode, Query, ResponseCode};
+use hickory_proto::rr::{Name, RecordType};
+use netns_tests::wireguard::WireGuard;
+use netns_tests::{Daemon, Host, Lab, Settings, secs, wait_until};
+
+/// Where the node answers that has this address.
+fn server(node: Ipv6Addr) -> SocketAddr {
+    let prefix = node.to_bits() >> 64 << 64;
+    SocketAddr::new(Ipv6Addr::from_bits(prefix | 0x53).into(), 53)
+}
+
+/// One question, and what comes back.
+fn ask(host: &Host, server: SocketAddr, name: &str, kind: RecordType) -> io::Result<Message> {
+    host.inside(|| {
+        let socket = UdpSocket::bind("[::]:0")?;
+        socket.set_read_timeout(Some(secs(2)))?;
+        socket.connect(server)?;
+        ask_by(&socket, 0x4d44, name, kind)
+    })
+}
+
+fn ask_by(socket: &UdpSocket, id: u16, name: &str, kind: RecordType) -> io::Result<Message> {
+    let mut message = Message::new(id, MessageType::Query, OpCode::Query);
+    message.add_query(Query::query(Name::from_ascii(name).unwrap(), kind));
+    socket.send(&message.to_vec().unwrap())?;
+    let mut buffer = [0; 2048];
+    let length = socket.recv(&mut buffer)?;
+    let told = Message::from_vec(&buffer[..length]).unwrap();
+    assert_eq!(told.metadata.id, id);
+    Ok(told)
+}
+
+/// The one thing that a name stands for.
+fn told(host: &Host, server: SocketAddr, name: &str) -> String {
+    let kind = if name.ends_with("arpa.") {
+        RecordType::PTR
+    } else {
+        RecordType::AAAA
+    };
+    let told = ask(host, server, name, kind).unwrap();
+    match told.answers.as_slice() {
+        [record] => record.data.to_string(),
+        _ => told.metadata.response_code.to_str().to_owned(),
+    }
+}
+
+/// A phone, its gateway, and a node behind that, in a row.
+struct Row {
+    phone: Host,
+    gateway: Daemon,
+    far: Daemon,
+    /// Where the phone finds the gateway.
+    endpoint: SocketAddr,
+    _lab: Lab,
+}
+
+impl Row {
+    fn new(name: &str) -> Self {
+        let lab = Lab::new(name);
+        let (phone, gateway, far) = (lab.host("phone"), lab.host("gateway"), lab.host("far"));
+        let (front, back) = (lab.link(&phone, &gateway), lab.link(&gateway, &far));
+        let (id, id_far) = (lab.identity(), lab.identity());
+        let at_far = SocketAddr::new(back.b.v4.into(), 51860);
+        let named = |name: &str, settings: Settings| settings.node(&format!("name = \"{name}\""));
+        let settings = named("nas", Settings::new(&id)).peer("far", &id_far, Some(at_far));
+        let far_settings = named("remote", Settings::new(&id_far)).peer("gateway", &id, None);
+        Self {
+            gateway: gateway.meshd(settings),
+            far: far.meshd(far_settings),
+            phone,
+            endpoint: SocketAddr::new(front.b.v4.into(), 51860),
+            _lab: lab,
+        }
+    }
+
+    fn add_phone(&self) -> WireGuard {
+        let line = format!("wg add phone --dns --endpoint {}", self.endpoint);
+        let text = self.gateway.command(&line).unwrap().success().unwrap();
+        let dns = format!("\nDNS = {}\n", server(self.gateway.address()).ip());
+        assert!(text.contains(&dns), "{text}");
+        let device = WireGuard::from_quick_configuration(&self.phone, &text);
+        wait_until(secs(10), "the phone reaches its gateway", || {
+            self.phone.ping(self.gateway.address())
+        });
+        device
+    }
+}
+
+#[test]
+fn a_node_answers_its_host_and_what_is_behind_it() {
+    let row = Row::new("names answered");
+    let (host, at) = (row.gateway.host(), server(row.gateway.address()));
+    let far = row.far.address();
+    let device = row.add_phone();
+    let listed = row.gateway.command("wg list --json").unwrap();
+    let listed: serde_json::Value = serde_json::from_str(&listed.success().unwrap()).unwrap();
+    let leaf = listed["devices"][0]["allowed"][0].as_str().unwrap();
+    let leaf: Ipv6Addr = leaf.split('/').next().unwrap().parse().unwrap();
+
+    let own = row.gateway.address().to_string();
+    for asker in [host, &row.phone] {
+        assert_eq!(told(asker, at, "far.mesh.internal."), far.to_string());
+        assert_eq!(told(asker, at, "NAS.mesh.Internal."), own);
+        assert_eq!(
+            told(asker, at, "phone.nas.mesh.internal."),
+            leaf.to_string()
+        );
+        let back = Name::from(leaf).to_ascii();
+        assert_eq!(told(asker, at, &back), "phone.nas.mesh.internal.");
+        let workload = told(asker, at, "web.far.mesh.internal.");
+        let workload: Ipv6Addr = workload.parse().unwrap();
+        assert_eq!(workload.to_bits() >> 64, far.to_bits() >> 64);
+        let nobody = ask(asker, at, "nobody.mesh.internal.", RecordType::AAAA).unwrap();
+        assert_eq!(nobody.metadata.response_code, ResponseCode::NXDomain);
+        for foreign in ["example.org.", "corp.internal.", "1.0.0.127.in-addr.arpa."] {
+            let refused = ask(asker, at, foreign, RecordType::AAAA).unwrap();
+            assert_eq!(refused.metadata.response_code, ResponseCode::Refused);
+        }
+        let refused = asker.inside(|| TcpStream::connect_timeout(&at, secs(5)).unwrap_err());
+        assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+    }
+
+    row.gateway
+        .command("wg remove phone")
+        .unwrap()
+        .success()
+        .unwrap();
+    let gone = ask(host, at, "phone.nas.mesh.internal.", RecordType::AAAA).unwrap();
+    assert_eq!(gone.metadata.response_code, ResponseCode::NXDomain);
+    drop(device);
+}
+
+#[test]
+fn a_node_answers_no_other_node() {
+    let row = Row::new("names elsewhere");
+    let (far, at) = (row.far.host(), server(row.gateway.address()));
+    wait_until(secs(10), "the far node reaches the gateway", || {
+        far.ping(row.gateway.address())
+    });
+    let before = row.gateway.drops().get("outside-destination").copied();
+    let error = ask(far, at, "nas.mesh.internal.", RecordType::AAAA).unwrap_err();
+    assert!(
+        [io::ErrorKind::WouldBlock, io::ErrorKind::TimedOut].contains(&error.kind()),
+        "{error}"
+    );
+    let after = row.gateway.drops().get("outside-destination").copied();
+    assert!(after > before, "{after:?} after {before:?}");
+    // Its own host it does answer, and by the key of the other.
+    let own = server(row.far.address());
+    let address = row.gateway.address().to_string();
+    assert_eq!(told(far, own, "gateway.mesh.internal."), address);
+}
+
+#[test]
+fn a_question_costs_little() {
+    let row = Row::new("names latency");
+    let at = server(row.gateway.address());
+    let mut times: Vec<Duration> = row.gateway.host().inside(|| {
+        let socket = UdpSocket::bind("[::]:0").unwrap();
+        socket.set_read_timeout(Some(secs(2))).unwrap();
+        socket.connect(at).unwrap();
+        let ask = |id| {
+            let start = Instant::now();
+            ask_by(&socket, id, "far.mesh.internal.", RecordType::AAAA).unwrap();
+            start.elapsed()
+        };
+        (0..500).map(ask).collect()
+    });
+    times.sort();
+    let quantile = |share: usize| times[times.len() * share / 100];
+    println!(
+        "500 questions of the host: p50 {:?}, p99 {:?}, longest {:?}",
+        quantile(50),
+        quantile(99),
+        times[499]
+    );
+    assert_eq!(row.gateway.drops().get("query-queue-full"), None);
+}
