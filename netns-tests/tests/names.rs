@@ -68,9 +68,8 @@ impl Row {
         let (front, back) = (lab.link(&phone, &gateway), lab.link(&gateway, &far));
         let (id, id_far) = (lab.identity(), lab.identity());
         let at_far = SocketAddr::new(back.b.v4.into(), 51860);
-        let named = |name: &str, settings: Settings| settings.node(&format!("name = \"{name}\""));
-        let settings = named("nas", Settings::new(&id)).peer("far", &id_far, Some(at_far));
-        let far_settings = named("remote", Settings::new(&id_far)).peer("gateway", &id, None);
+        let settings = Settings::new(&id).peer("far", &id_far, Some(at_far));
+        let far_settings = Settings::new(&id_far).peer("gateway", &id, None);
         Self {
             gateway: gateway.meshd(settings),
             far: far.meshd(far_settings),
@@ -107,13 +106,13 @@ fn a_node_answers_its_host_and_what_is_behind_it() {
     let own = row.gateway.address().to_string();
     for asker in [host, &row.phone] {
         assert_eq!(told(asker, at, "far.mesh.internal."), far.to_string());
-        assert_eq!(told(asker, at, "NAS.mesh.Internal."), own);
+        assert_eq!(told(asker, at, "GateWay.mesh.Internal."), own);
         assert_eq!(
-            told(asker, at, "phone.nas.mesh.internal."),
+            told(asker, at, "phone.gateway.mesh.internal."),
             leaf.to_string()
         );
         let back = Name::from(leaf).to_ascii();
-        assert_eq!(told(asker, at, &back), "phone.nas.mesh.internal.");
+        assert_eq!(told(asker, at, &back), "phone.gateway.mesh.internal.");
         let workload = told(asker, at, "web.far.mesh.internal.");
         let workload: Ipv6Addr = workload.parse().unwrap();
         assert_eq!(workload.to_bits() >> 64, far.to_bits() >> 64);
@@ -132,7 +131,7 @@ fn a_node_answers_its_host_and_what_is_behind_it() {
         .unwrap()
         .success()
         .unwrap();
-    let gone = ask(host, at, "phone.nas.mesh.internal.", RecordType::AAAA).unwrap();
+    let gone = ask(host, at, "phone.gateway.mesh.internal.", RecordType::AAAA).unwrap();
     assert_eq!(gone.metadata.response_code, ResponseCode::NXDomain);
     drop(device);
 }
@@ -145,7 +144,7 @@ fn a_node_answers_no_other_node() {
         far.ping(row.gateway.address())
     });
     let before = row.gateway.drops().get("outside-destination").copied();
-    let error = ask(far, at, "nas.mesh.internal.", RecordType::AAAA).unwrap_err();
+    let error = ask(far, at, "gateway.mesh.internal.", RecordType::AAAA).unwrap_err();
     assert!(
         [io::ErrorKind::WouldBlock, io::ErrorKind::TimedOut].contains(&error.kind()),
         "{error}"
