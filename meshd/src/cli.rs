@@ -96,6 +96,14 @@ pub enum Verb {
     /// `ipv4{addresses[], links}`, `ipv6` likewise, `nat{mapping, filtering, last, witnesses}`, `port_mapping{protocol, external}`, `mtu`,
     /// `interface_mtu`, `role` (reachable, direct, hard, relayed, unknown), `role_text` and `fix`.
     Netcheck,
+    /// Find what on this machine stands in the way, and name the fix
+    ///
+    /// It looks at the configuration, the daemon and its warnings, the TUN device and the ports, the packet filter, routes of others into the
+    /// overlay, names, the MTU and the clock, and changes nothing. As root it sees more. It exits with 1 if something is wrong; a note may be as
+    /// it should be. With --json: `meshd.doctor/1` with `ok` and `checks[]{check, state: ok|note|wrong|unknown, code, text, fix}`. Codes are
+    /// those of warnings (`meshd help CODE`) and CONFIG, DAEMON, NO-TUN, PORT-IN-USE, FIREWALL, FIREWALL-OVERLAY, OVERLAY-ROUTE, NAMES-SILENT,
+    /// NAMES-ELSEWHERE, MTU-LOW, CLOCK-BEHIND.
+    Doctor,
     /// Show what has happened to links, routes, paths and peers, and go on as it happens
     Events {
         /// Only what is remembered: do not wait for more

@@ -54,6 +54,7 @@ use std::{
 };
 
 use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded};
+use names::Directory;
 use routing::origin::{Job, Outcome};
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -73,6 +74,7 @@ use crate::{
     io::wake::Wake,
     node::{Fresh, Node, Output, Pong, derive},
     pulse::Pulse,
+    resolved::Zones,
     stream::{self, StreamThread},
 };
 
@@ -130,6 +132,7 @@ pub struct NodeLoop {
     pongs: HashMap<u64, oneshot::Sender<Pong>>,
     traced: HashMap<u64, oneshot::Sender<Trace>>,
     changed: watch::Sender<()>,
+    zones: watch::Sender<Zones>,
 }
 
 /// Work that the node loop gives to the control thread.
@@ -166,6 +169,7 @@ pub enum Request {
 pub struct NodeHandle {
     calls: bell::Sender<Call>,
     changed: watch::Receiver<()>,
+    zones: watch::Receiver<Zones>,
 }
 
 /// The node loop has ended.
@@ -194,6 +198,11 @@ impl NodeHandle {
     /// Resolves whenever sessions or routes may have changed since the last time.
     pub fn changes(&self) -> watch::Receiver<()> {
         self.changed.clone()
+    }
+
+    /// The zones of names that this node answers, as they are and whenever they change.
+    pub fn zones(&self) -> watch::Receiver<Zones> {
+        self.zones.clone()
     }
 }
 
@@ -429,6 +438,7 @@ impl Parts {
         let (jobs_in, jobs) = bounded(JOBS);
         let (outcomes_in, outcomes) = bell.queue(JOBS);
         let (changed, changes) = watch::channel(());
+        let (zones_in, zones) = watch::channel(None);
         let handshake_thread = HandshakeThread {
             reader: node.reader().clone(),
             fib: Arc::clone(&shared.fib),
@@ -452,6 +462,7 @@ impl Parts {
             pongs: HashMap::new(),
             traced: HashMap::new(),
             changed,
+            zones: zones_in,
         };
         let doors = Doors {
             handshakes: handshakes_in,
@@ -473,6 +484,7 @@ impl Parts {
             handle: NodeHandle {
                 calls: calls_in,
                 changed: changes,
+                zones,
             },
         }
     }
@@ -727,6 +739,12 @@ impl NodeLoop {
                 }
                 Output::Deliver(packet) => self.shared.deliver(&packet),
                 Output::Publish(fib) => {
+                    let zones = fib.directory().map(Directory::zones);
+                    self.zones.send_if_modified(|told| {
+                        let has_changed = *told != zones;
+                        *told = zones;
+                        has_changed
+                    });
                     self.shared.fib.store(Arc::new(fib));
                     has_changed = true;
                 }

@@ -1,6 +1,8 @@
 //! Names: asked on a node, behind one, and where nobody answers.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod resolved;
+
 use std::io;
 use std::net::{Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
@@ -9,6 +11,7 @@ use hickory_proto::op::{Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::{Name, RecordType};
 use netns_tests::wireguard::WireGuard;
 use netns_tests::{Daemon, Host, Lab, Settings, secs, wait_until};
+use resolved::{Bus, Manner, Resolved, Told};
 
 /// Where the node answers that has this address.
 fn server(node: Ipv6Addr) -> SocketAddr {
@@ -181,4 +184,80 @@ fn a_question_costs_little() {
         times[499]
     );
     assert_eq!(row.gateway.drops().get("query-queue-full"), None);
+}
+
+/// The warnings of `meshd status`, by code.
+fn warnings(daemon: &Daemon) -> Vec<String> {
+    let status = daemon.status();
+    let warnings = status["warnings"].as_array().unwrap();
+    let codes = warnings
+        .iter()
+        .map(|warning| warning["code"].as_str().unwrap().to_owned());
+    codes.collect()
+}
+
+#[test]
+fn systemd_resolved_is_told_again_when_it_restarts_and_forgets_when_the_daemon_stops() {
+    let lab = Lab::new("names resolved");
+    let host = lab.host("node");
+    let bus = Bus::start(&host);
+    let resolved = Resolved::start(&bus, Manner::Willing);
+    let id = lab.identity();
+    let node = host.meshd(Settings::new(&id).started_by(&bus.wrapper()));
+    let link = host.run("ip -j link show dev mesh0");
+    let link: serde_json::Value = serde_json::from_str(&link).unwrap();
+    let index = i32::try_from(link[0]["ifindex"].as_i64().unwrap()).unwrap();
+    let std::net::IpAddr::V6(server) = server(id.address).ip() else {
+        unreachable!("the overlay is IPv6")
+    };
+    let expected = Some(Told::expected(server));
+    let is_told = |resolved: &Resolved| {
+        wait_until(secs(10), "resolved knows whom to ask", || {
+            let told = resolved.told(index);
+            if told == expected {
+                Ok(())
+            } else {
+                Err(format!("{told:?}"))
+            }
+        });
+    };
+    is_told(&resolved);
+    let calls = resolved.calls();
+    assert_eq!(calls.last().unwrap(), "SetLinkDNS", "{calls:?}");
+
+    resolved.stop();
+    let resolved = Resolved::start(&bus, Manner::Willing);
+    is_told(&resolved);
+    assert!(!warnings(&node).contains(&"NO-RESOLVED".to_owned()));
+    node.stop();
+    assert_eq!(resolved.told(index), None);
+    assert_eq!(resolved.calls().last().unwrap(), "RevertLink");
+    resolved.stop();
+}
+
+#[test]
+fn whoever_wants_resolved_hears_that_it_is_not_there_or_refuses() {
+    let lab = Lab::new("names refused");
+    let (lonely, refused) = (lab.host("lonely"), lab.host("refused"));
+    let bus = Bus::start(&refused);
+    let resolved = Resolved::start(&bus, Manner::Refusing);
+    let wants = "[dns]\nmode = \"resolved\"\n";
+    let nowhere = "env DBUS_SYSTEM_BUS_ADDRESS=unix:path=/nonexistent/bus";
+    let lonely = lonely.meshd(
+        Settings::new(&lab.identity())
+            .table(wants)
+            .started_by(nowhere),
+    );
+    let refused = refused.meshd(Settings::new(&lab.identity()).started_by(&bus.wrapper()));
+    for daemon in [&lonely, &refused] {
+        wait_until(secs(10), "status says so", || {
+            let codes = warnings(daemon);
+            if codes.contains(&"NO-RESOLVED".to_owned()) {
+                Ok(())
+            } else {
+                Err(format!("{codes:?}"))
+            }
+        });
+    }
+    resolved.stop();
 }

@@ -20,8 +20,10 @@
 
 mod answer;
 mod directory;
+mod question;
 
 pub use self::{
     answer::{MAX_ANSWER, Unanswered, answer},
     directory::{Derivation, Directory, NameError, is_label, key_label},
+    question::{address_in, question},
 };

@@ -271,6 +271,23 @@ fn an_answer_says_what_can_be_relied_on() {
 }
 
 #[test]
+fn whoever_asks_for_an_address_reads_it_in_the_answer() {
+    let asked = |name: &str| {
+        let query = names::question(name).unwrap();
+        names::address_in(&answer(&query, &directory()).unwrap())
+    };
+    assert_eq!(asked("pi.home.internal"), Some(inside(1, 1)));
+    assert_eq!(asked("nobody.home.internal"), None);
+    assert_eq!(asked("example.org"), None);
+    assert_eq!(names::question("a..b"), None);
+    assert_eq!(
+        names::address_in(&names::question("pi.home.internal").unwrap()),
+        None
+    );
+    assert_eq!(names::address_in(&[0; 20]), None);
+}
+
+#[test]
 fn edns_is_answered_and_later_versions_are_not() {
     let mut query = message("pi.home.internal.", RecordType::AAAA);
     let mut edns = Edns::new();

@@ -4,6 +4,7 @@ mod bugreport;
 mod cleanup;
 mod completions;
 mod config;
+mod doctor;
 mod events;
 mod explain;
 mod failure;
@@ -17,6 +18,7 @@ mod metrics;
 mod netcheck;
 mod peers;
 mod ping;
+mod program;
 mod reload;
 mod routes;
 mod run;
@@ -54,6 +56,7 @@ pub fn dispatch(cli: Cli, out: &mut impl Write) -> Result<(), Failure> {
         Verb::Status => status::run(global, out),
         Verb::Peers => peers::run(global, out),
         Verb::Links => links::run(global, out),
+        Verb::Doctor => doctor::run(global, out),
         Verb::Netcheck => netcheck::run(global, out),
         Verb::Routes => routes::run(global, out),
         Verb::Trace { target } => trace::run(global, &target, out),

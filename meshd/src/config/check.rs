@@ -16,8 +16,8 @@ use super::settings::{
     LogSettings, PeerSettings, RelaySettings, Settings, StockRouting, StockSettings, StreamListen,
 };
 use super::{
-    AUTO, Config, Dns, DnsMode, Endpoints, MAX_QUEUES, NETWORK_LABEL, Peer, PeerInbound, Stock,
-    Trust, Verdict,
+    AUTO, Config, Dns, Endpoints, MAX_QUEUES, NETWORK_LABEL, Peer, PeerInbound, Stock, Trust,
+    Verdict,
 };
 use crate::admin::{Warning, WarningCode};
 use crate::identity::{DERIVATION, NodeId, leaf_address, overlay, resolver_address};
@@ -546,9 +546,6 @@ impl Check {
         }
         if !config.workload.is_empty() {
             self.not_yet("[[workload]]");
-        }
-        if config.dns.mode == DnsMode::Resolved {
-            self.not_yet("dns.mode = \"resolved\"");
         }
     }
 

@@ -491,7 +491,7 @@ impl Default for Dns {
 pub enum DnsMode {
     /// systemd-resolved where it runs.
     Auto,
-    /// systemd-resolved, or fail.
+    /// systemd-resolved; it is a warning if it does not run.
     Resolved,
     /// Nobody.
     Off,

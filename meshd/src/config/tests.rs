@@ -425,15 +425,30 @@ domain = 'home'
         .collect();
     assert_eq!(
         keys,
-        [
-            "inbound.icmp_echo = false",
-            "inbound.allow",
-            "[[workload]]",
-            "dns.mode = \"resolved\"",
-        ]
+        ["inbound.icmp_echo = false", "inbound.allow", "[[workload]]",]
     );
     let less = "[node]\nrelay = 'off'\n[control]\nenabled = false\nmdns = false\ndht = 'off'\n[dns]\nmode = 'off'";
     assert_eq!(settings(less).warnings, []);
+}
+
+#[test]
+fn names_end_with_a_name() {
+    let dns = settings("[dns]\nmode = 'off'\ndomain = 'mesh.example.org'").dns;
+    assert_eq!(
+        (dns.mode, dns.domain.as_str()),
+        (DnsMode::Off, "mesh.example.org")
+    );
+    for wrong in ["", "Internal", "a..b", "-"] {
+        let text = format!("[dns]\ndomain = '{wrong}'");
+        assert!(faults(&text).contains(": dns.domain: "), "{wrong}");
+    }
+    let device = format!(
+        "[[wireguard.stock]]\nname = 'a'\npublic_key = '{}'\nallowed = ['664:6008:a954:afec::53']",
+        key(1)
+    );
+    assert!(faults(&device).contains("::53, where the node answers names"));
+    let changes = settings("").changes(&settings("[dns]\nmode = 'off'\ndomain = 'home'"));
+    assert_eq!(changes.restart, ["dns.mode", "dns.domain"]);
 }
 
 #[test]
