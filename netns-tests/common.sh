@@ -83,7 +83,7 @@ need_routers() {
 need_lab() {
     need_packages ip:iproute2 ping:iputils-ping nft:nftables iperf3:iperf3 tcpdump:tcpdump ethtool:ethtool \
         conntrack:conntrack wireguard-go:wireguard-go wg:wireguard-tools sysctl:procps setpriv:util-linux systemd-analyze:systemd \
-        faketime:faketime
+        faketime:faketime dbus-daemon:dbus-daemon
     need_routers
     need_tun
     need_namespaces

@@ -112,6 +112,14 @@ pub enum Verb {
     /// `ipv4{addresses[], links}`, `ipv6` likewise, `nat{mapping, filtering, last, witnesses}`, `port_mapping{protocol, external}`, `mtu`,
     /// `interface_mtu`, `role` (reachable, direct, hard, relayed, unknown), `role_text` and `fix`.
     Netcheck,
+    /// Find what on this machine stands in the way, and name the fix
+    ///
+    /// It looks at the configuration, the daemon and its warnings, the TUN device and the ports, the packet filter, routes of others into the
+    /// overlay, names, the MTU and the clock, and changes nothing. As root it sees more. It exits with 1 if something is wrong; a note may be as
+    /// it should be. With --json: `meshd.doctor/1` with `ok` and `checks[]{check, state: ok|note|wrong|unknown, code, text, fix}`. Codes are
+    /// those of warnings (`meshd help CODE`) and CONFIG, DAEMON, NO-TUN, PORT-IN-USE, FIREWALL, FIREWALL-OVERLAY, OVERLAY-ROUTE, NAMES-SILENT,
+    /// NAMES-ELSEWHERE, MTU-LOW, CLOCK-BEHIND.
+    Doctor,
     /// Show what has happened to links, routes, paths and peers, and go on as it happens
     Events {
         /// Only what is remembered: do not wait for more
@@ -247,16 +255,11 @@ pub struct Attach {
 #[derive(Debug, Subcommand)]
 pub enum Wg {
     /// Let a device in, and print the configuration to give it. Its private key is shown once and kept nowhere
-    Add {
-        /// What to call it: lower-case letters, digits and hyphens
-        name: String,
-        /// The key the device has made itself; without it one is made here
-        #[arg(long, value_name = "KEY")]
-        public_key: Option<PublicKey>,
-        /// Where the device finds this node [default: what the node thinks its address is]
-        #[arg(long, value_name = "HOST:PORT")]
-        endpoint: Option<HostPort>,
-    },
+    ///
+    /// The text is for `wg-quick`, NetworkManager and the WireGuard apps, which also take it as a QR code. The device reaches, through this
+    /// node, whatever this node reaches; this node can read what it says. With --json: `meshd.wg-add/1` with `name`, `address`,
+    /// `public_key`, `private_key`, `endpoint`, `configuration` and `qr`.
+    Add(WgAdd),
     /// List the devices
     List,
     /// Let a device in no more
@@ -264,4 +267,29 @@ pub enum Wg {
         /// What it is called
         name: String,
     },
+}
+
+/// `meshd wg add`
+#[derive(Debug, Args)]
+pub struct WgAdd {
+    /// What to call it: lower-case letters, digits and hyphens
+    pub name: String,
+    /// The key the device has made itself; without it one is made here
+    #[arg(long, value_name = "KEY", conflicts_with_all = ["qr", "png", "svg"])]
+    pub public_key: Option<PublicKey>,
+    /// Where the device finds this node [default: what the node thinks its address is]
+    #[arg(long, value_name = "HOST:PORT")]
+    pub endpoint: Option<HostPort>,
+    /// Let the device ask this node for names: it then asks nobody else while it is connected, and finds nothing but names of the mesh
+    #[arg(long)]
+    pub dns: bool,
+    /// Show a QR code below the text: some 70 columns and 35 lines
+    #[arg(long)]
+    pub qr: bool,
+    /// Write the QR code into a new file, which only you may read, as PNG
+    #[arg(long, value_name = "FILE")]
+    pub png: Option<PathBuf>,
+    /// The same as SVG
+    #[arg(long, value_name = "FILE")]
+    pub svg: Option<PathBuf>,
 }

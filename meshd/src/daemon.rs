@@ -28,7 +28,7 @@ use crate::{
     driver::{self, NodeHandle, Request, Vitals},
     fib::{Fib, Own},
     forward::{Devices, Outlet, RelayLimit, Shared, Sockets},
-    identity::Identity,
+    identity::{Identity, resolver_address},
     io::{
         clock::Clock,
         hardening,
@@ -44,6 +44,7 @@ use crate::{
     node::{Fresh, Seen},
     notify::Notifier,
     port_mapping::{Mapped, PortMapping},
+    resolved::Resolved,
     state::{self, PeerSeen, Port, StateDir, StateError, StateLock, Stock},
     stream::{self, Berth},
     telemetry::Telemetry,
@@ -244,6 +245,7 @@ async fn live(launch: Launch) -> Result<(), RunError> {
             discards: Arc::clone(&discards),
             notices: notices_in,
         },
+        questions: None,
     };
     let others = shards
         .into_iter()
@@ -276,6 +278,7 @@ async fn live(launch: Launch) -> Result<(), RunError> {
     .map_err(RunError::Start)?;
     info!(node = settings.name, address = %node.address(), interface = settings.interface.name, port, "Node up");
 
+    let dns = settings.dns.mode;
     let control = Arc::new(Control {
         node: threads.node(),
         source,
@@ -294,6 +297,8 @@ async fn live(launch: Launch) -> Result<(), RunError> {
     });
     control.notifier.ready(&control.summary());
     let vitals = threads.vitals();
+    let server = resolver_address(node.prefix());
+    let mut resolved = Resolved::new(dns, interface, server);
     let mut remembered = Remembered::default();
     let result = tokio::select! {
         () = admin.serve(Arc::clone(&control)) => Err(RunError::Ended("the admin socket has closed".to_owned())),
@@ -303,6 +308,7 @@ async fn live(launch: Launch) -> Result<(), RunError> {
         () = control_plane::serve(plane_events, &control, interface) => Err(RunError::Ended("the control plane's supervisor has ended".to_owned())),
         () = metrics::serve(scrapers, Arc::clone(&control)) => Err(RunError::Ended("the metrics server has ended".to_owned())),
         () = watch_clocks(&control) => Err(RunError::Ended("the clock has ended".to_owned())),
+        () = resolved.serve(control.node.zones(), &control.alerts) => Err(RunError::Ended("the link to systemd-resolved has ended".to_owned())),
         () = tell_mapped_ports(mapped, &control) => Err(RunError::Ended("the node loop has ended".to_owned())),
         () = remember(&control, &mut remembered) => Err(RunError::Ended("the clock has ended".to_owned())),
         () = signals.until_stopped(&control) => Ok(()),
@@ -313,6 +319,7 @@ async fn live(launch: Launch) -> Result<(), RunError> {
     drop(vitals);
     control.remember(&mut Remembered::default()).await;
     drop(admin);
+    resolved.stop().await;
     if let Some(port_mapping) = port_mapping {
         port_mapping.stop();
     }

@@ -159,6 +159,12 @@ reasons! {
     SignalUnknown => "signal-unknown",
     /// A proof or record that nobody had time to verify.
     ProofQueueFull => "proof-queue-full",
+    /// To the name server's address, but no question to it; its sender is told.
+    ResolverPort => "resolver-port",
+    /// To the name server: what cannot be answered.
+    QueryRefused => "query-refused",
+    /// To the name server: more questions than it answers.
+    QueryQueueFull => "query-queue-full",
     /// The node loop was too busy for a message of a packet thread.
     LoopBusy => "loop-busy",
 }

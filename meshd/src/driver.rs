@@ -34,6 +34,9 @@
 //! One more thread, `stream`, keeps the TCP streams (`stream/`), reads them as `outside` reads its sockets, and shares the TUN queue and the
 //! sockets of the first shard. It alone may connect, and may open no file: it is started before the others lose the right to.
 //!
+//! Questions for names, from this host and what is behind this node, go to a thread `resolver` over a bounded queue; it answers from the
+//! snapshot, to the TUN device or into the session of whoever asked.
+//!
 //! Probes of path agents, under tokens that were given away, come to the node loop over a queue of their own, after all that concerns
 //! sessions. Sockets that are opened while the daemon runs have one more outside thread, `extra`, which mostly sleeps; the devices of
 //! workloads have one more inside thread, `workloads`.
@@ -52,6 +55,7 @@ use std::{
 };
 
 use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded};
+use names::Directory;
 use routing::origin::{Job, Outcome};
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -65,12 +69,15 @@ use crate::{
     bell::{self, Bell},
     config::{HostPort, MAX_QUEUES, Settings},
     discard::Reason,
-    forward::{Device, Doors, Inside, Notice, Outbox, Outside, Probed, Shared},
+    forward::{
+        Device, Doors, Inside, Notice, Outbox, Outside, Probed, QUESTIONS, Resolver, Shared,
+    },
     handshake::{HandshakeThread, Incoming, Stranger},
     identity::NodeId,
     io::{tun::Tun, wake::Wake},
     node::{Fresh, Node, Output, Pong, derive},
     pulse::Pulse,
+    resolved::Zones,
     stream::{self, StreamThread},
     workload::{AttachError, NoSuchWorkload, Wish, Workload},
 };
@@ -129,6 +136,7 @@ pub struct NodeLoop {
     pongs: HashMap<u64, oneshot::Sender<Pong>>,
     traced: HashMap<u64, oneshot::Sender<Trace>>,
     changed: watch::Sender<()>,
+    zones: watch::Sender<Zones>,
 }
 
 /// Work that the node loop gives to the control thread.
@@ -169,6 +177,7 @@ pub enum Request {
 pub struct NodeHandle {
     calls: bell::Sender<Call>,
     changed: watch::Receiver<()>,
+    zones: watch::Receiver<Zones>,
 }
 
 /// The node loop has ended.
@@ -197,6 +206,11 @@ impl NodeHandle {
     /// Resolves whenever sessions or routes may have changed since the last time.
     pub fn changes(&self) -> watch::Receiver<()> {
         self.changed.clone()
+    }
+
+    /// The zones of names that this node answers, as they are and whenever they change.
+    pub fn zones(&self) -> watch::Receiver<Zones> {
+        self.zones.clone()
     }
 }
 
@@ -310,13 +324,19 @@ pub fn start(
 ) -> io::Result<Threads> {
     let key = fresh.identity.node().public_key();
     let node = Node::new(settings, fresh, first.clock.now());
+    let (questions_in, questions) = bounded(QUESTIONS);
+    let asking = |shared: Shared| Shared {
+        questions: Some(questions_in.clone()),
+        ..shared
+    };
+    let (first, others) = (asking(first), others.into_iter().map(asking));
+    let mut seed = [0; 4];
+    getrandom::fill(&mut seed)?;
+    let resolver = Resolver::new(first.clone(), questions, u32::from_ne_bytes(seed));
     let extra = Shard::new(first.clone(), &key)?;
     let (shared, for_streams) = (first.clone(), Shard::new(first.clone(), &key)?);
     let first = Shard::new(first, &key)?;
-    let others: io::Result<Vec<Shard>> = others
-        .into_iter()
-        .map(|shared| Shard::new(shared, &key))
-        .collect();
+    let others: io::Result<Vec<Shard>> = others.map(|shared| Shard::new(shared, &key)).collect();
     let Parts {
         mut node_loop,
         handshake_thread,
@@ -347,6 +367,11 @@ pub fn start(
         Ok(())
     })?;
     let workloads = Inside::of_workloads(shared.clone(), seed_of_workloads()?);
+    // Not joined: it ends when the node loop and all packet threads have.
+    spawn("resolver", ended, move || {
+        resolver.run();
+        Ok(())
+    })?;
     let extra = extra.outside(&doors);
     let for_streams = for_streams.outside(&doors);
     drop(doors);
@@ -433,6 +458,7 @@ impl Parts {
         let (jobs_in, jobs) = bounded(JOBS);
         let (outcomes_in, outcomes) = bell.queue(JOBS);
         let (changed, changes) = watch::channel(());
+        let (zones_in, zones) = watch::channel(None);
         let handshake_thread = HandshakeThread {
             reader: node.reader().clone(),
             fib: Arc::clone(&shared.fib),
@@ -456,6 +482,7 @@ impl Parts {
             pongs: HashMap::new(),
             traced: HashMap::new(),
             changed,
+            zones: zones_in,
         };
         let doors = Doors {
             handshakes: handshakes_in,
@@ -477,6 +504,7 @@ impl Parts {
             handle: NodeHandle {
                 calls: calls_in,
                 changed: changes,
+                zones,
             },
         }
     }
@@ -768,6 +796,12 @@ impl NodeLoop {
                 }
                 Output::Deliver(packet) => self.shared.deliver(&packet),
                 Output::Publish(fib) => {
+                    let zones = fib.directory().map(Directory::zones);
+                    self.zones.send_if_modified(|told| {
+                        let has_changed = *told != zones;
+                        *told = zones;
+                        has_changed
+                    });
                     self.shared.fib.store(Arc::new(fib));
                     has_changed = true;
                 }

@@ -22,13 +22,14 @@ use std::{
 
 use filter::Ports;
 use ipnetwork::Ipv6Network;
+use names::Directory;
 use routing::LinkId;
 use wireguard::{Class, Indices, PublicKey, Session, Underlay};
 
 use crate::{
     config::Admission,
     icmp::EchoToken,
-    identity::overlay,
+    identity::{overlay, resolver_address},
     inbound::Inbound,
     labels::Pair,
     path::probe::TokenId,
@@ -39,6 +40,10 @@ use crate::{
 /// Where packets go, as an immutable snapshot.
 pub struct Fib {
     own: Own,
+    /// Where this node answers questions for names.
+    resolver: Ipv6Addr,
+    /// What it answers from.
+    directory: Option<Arc<Directory>>,
     by_prefix: Table<Arc<Carrier>>,
     routes: Table<Option<Arc<NextHop>>>,
     by_index: HashMap<u32, Arc<Carrier>>,
@@ -289,6 +294,8 @@ pub enum Lookup<'a> {
     Host,
     /// A workload of this node.
     Workload(&'a Arc<Workload>),
+    /// The name server of this node.
+    Resolver,
     /// Through this session: another node, or a leaf of ours.
     Session(&'a Arc<Carrier>),
     /// Inside the overlay, but nobody we have a session with.
@@ -317,6 +324,8 @@ impl Fib {
     ) -> Self {
         let mut fib = Self {
             own,
+            resolver: resolver_address(own.prefix),
+            directory: None,
             by_prefix: Table::default(),
             routes: Table::default(),
             by_index: HashMap::new(),
@@ -393,6 +402,16 @@ impl Fib {
         self.workloads.get(&address)
     }
 
+    /// The same, where questions for names are answered from this directory.
+    pub fn naming(self, directory: Option<Arc<Directory>>) -> Self {
+        Self { directory, ..self }
+    }
+
+    /// What questions for names are answered from; none: they are not.
+    pub fn directory(&self) -> Option<&Directory> {
+        self.directory.as_deref()
+    }
+
     /// Whether this token was given to somebody.
     pub fn has_given(&self, token: &TokenId) -> bool {
         self.tokens.contains(token)
@@ -428,6 +447,9 @@ impl Fib {
     pub fn lookup(&self, destination: Ipv6Addr) -> Lookup<'_> {
         if destination == self.own.address {
             return Lookup::Host;
+        }
+        if destination == self.resolver {
+            return Lookup::Resolver;
         }
         if !overlay().contains(destination) {
             return Lookup::NotOverlay;

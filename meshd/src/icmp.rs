@@ -21,6 +21,8 @@ pub enum Unreachable {
     Address,
     /// Communication with the destination is administratively prohibited (type 1 code 1).
     Prohibited,
+    /// Nobody listens on the port (type 1 code 4).
+    Port,
     /// The source address failed the ingress policy (type 1 code 5).
     SourcePolicy,
     /// The hop limit ran out (type 3 code 0).
@@ -34,6 +36,7 @@ impl Unreachable {
             Self::NoRoute => (1, 0),
             Self::Prohibited => (1, 1),
             Self::Address => (1, 3),
+            Self::Port => (1, 4),
             Self::SourcePolicy => (1, 5),
             Self::HopLimit => (3, 0),
         }
@@ -69,6 +72,7 @@ pub fn error(what: Unreachable, own: Ipv6Addr, offending: &[u8]) -> Option<Vec<u
         Unreachable::NoRoute
         | Unreachable::Prohibited
         | Unreachable::Address
+        | Unreachable::Port
         | Unreachable::SourcePolicy
         | Unreachable::HopLimit => 0,
     };

@@ -19,6 +19,7 @@ use curve25519_dalek::scalar::clamp_integer;
 use ed25519_dalek::SigningKey;
 use ed25519_dalek::hazmat::ExpandedSecretKey;
 use ipnetwork::Ipv6Network;
+use names::Derivation;
 use wireguard::{KeyError, PrivateKey, PublicKey};
 use zeroize::Zeroizing;
 
@@ -82,6 +83,18 @@ pub fn workload_address(prefix: Ipv6Network, name: &str) -> Ipv6Addr {
     let prefix = prefix.network().to_bits() >> 64 << 64;
     Ipv6Addr::from_bits(prefix | u128::from(identifier))
 }
+
+/// The address in `prefix` at which the node that owns it answers questions for names, `::53`. No workload or device has it.
+#[must_use]
+pub fn resolver_address(prefix: Ipv6Network) -> Ipv6Addr {
+    Ipv6Addr::from_bits(prefix.network().to_bits() >> 64 << 64 | 0x53)
+}
+
+/// How addresses follow from keys and names, for a directory of names.
+pub const DERIVATION: Derivation = Derivation {
+    node: |key| prefix_of(&PublicKey::from_bytes(*key).ok()?).ok(),
+    workload: workload_address,
+};
 
 /// Why a key or a PeerId cannot belong to a node. A key refused here must not get a session, a route or a table entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

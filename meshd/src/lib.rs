@@ -42,6 +42,7 @@ pub mod pulse;
 pub mod recent;
 pub mod redact;
 pub mod relayed;
+pub mod resolved;
 pub mod signal;
 #[cfg(feature = "_sim")]
 pub mod sim;

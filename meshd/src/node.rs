@@ -5,6 +5,7 @@
 //! [`Node::poll_output`], then look at [`Node::poll_timeout`].
 
 mod acquaint;
+mod directory;
 mod found;
 mod history;
 mod hygiene;
@@ -36,6 +37,7 @@ use std::{
 
 use filter::{Budget, Policy, PortsError};
 use ipnetwork::Ipv6Network;
+use names::Directory;
 use routing::{
     Hint, LinkId, Router,
     origin::{Job, Outcome, Own},
@@ -103,6 +105,10 @@ pub const GAP: Duration = Duration::from_secs(5);
 pub struct Node {
     identity: Identity,
     name: String,
+    /// The domain of names.
+    domain: String,
+    /// What names are answered from.
+    directory: Option<Arc<Directory>>,
     interface: InterfaceSettings,
     admission: Admission,
     relay: RelaySettings,
@@ -378,6 +384,8 @@ impl Node {
         router.await_links(true, now);
         let mut node = Self {
             name: settings.name.clone(),
+            domain: settings.dns.domain.clone(),
+            directory: None,
             interface: settings.interface.clone(),
             admission: settings.admission,
             relay: settings.relay,

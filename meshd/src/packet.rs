@@ -176,14 +176,19 @@ pub fn set_hop_limit(packet: &mut [u8], hop_limit: u8) {
 
 /// A UDP packet between equal ports.
 pub fn udp_between(source: Ipv6Addr, destination: Ipv6Addr, port: u16, payload: &[u8]) -> Vec<u8> {
+    udp_to((source, port), (destination, port), payload)
+}
+
+/// A UDP packet from one address and port to another.
+pub fn udp_to(source: (Ipv6Addr, u16), destination: (Ipv6Addr, u16), payload: &[u8]) -> Vec<u8> {
     let length = u16::try_from(payload.len() + 8).expect("packets of ours are short");
     let mut datagram = Vec::with_capacity(usize::from(length));
-    datagram.extend_from_slice(&port.to_be_bytes());
-    datagram.extend_from_slice(&port.to_be_bytes());
+    datagram.extend_from_slice(&source.1.to_be_bytes());
+    datagram.extend_from_slice(&destination.1.to_be_bytes());
     datagram.extend_from_slice(&length.to_be_bytes());
     datagram.extend_from_slice(&[0, 0]);
     datagram.extend_from_slice(payload);
-    udp(source, destination, datagram)
+    udp(source.0, destination.0, datagram)
 }
 
 /// A UDP packet: `datagram` is its header (ports and length set) and payload; bytes 6 and 7 become the checksum.

@@ -389,6 +389,32 @@ fn wg_add_keeps_the_private_key_from_the_daemon() {
 }
 
 #[test]
+fn wg_add_leaves_no_code_without_what_the_device_needs() {
+    let site = Site::new();
+    let answer = format!(
+        "{{\"schema\":\"meshd.wg-added/1\",\"name\":\"phone\",\"address\":\"600::8000:0:0:1\",\"gateway_public_key\":\"{}\",\
+         \"listen_port\":51860,\"mtu\":1280,\"endpoint\":null}}",
+        pool(0)[1]
+    );
+    let image = site.path("phone.png");
+    let arguments = ["wg", "add", "phone", "--png", image.to_str().unwrap()];
+    let failed = site.run(&arguments).fails(3);
+    assert!(!fs::exists(&image).unwrap(), "{failed}");
+
+    let endpoint = ["--qr", "--endpoint", "vps1.example.org:51860"];
+    let daemon = site.daemon(http("200 OK", "1", &answer));
+    let text = site.run(&[&arguments[..], &endpoint].concat()).ok();
+    daemon.join().unwrap();
+    assert!(text.contains("\nPersistentKeepalive = 25\n\n█"), "{text}");
+    assert!(fs::read(&image).unwrap().starts_with(b"\x89PNG"));
+
+    let failed = site.run(&arguments).fails(1);
+    assert!(failed.contains("phone.png: File exists"), "{failed}");
+    let key = ["wg", "add", "phone", "--qr", "--public-key", pool(0)[1]];
+    site.run(&key).fails(2);
+}
+
+#[test]
 fn a_made_up_command_line_is_a_usage_error() {
     let site = Site::new();
     let cases: [&[&str]; 8] = [

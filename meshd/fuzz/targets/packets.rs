@@ -9,6 +9,7 @@ use meshd::fib::Role;
 use meshd::forward::delivery::{Arrival, Delivery, deliver};
 use meshd::fragment::Reassembly;
 use meshd::icmp::{self, RelayError, Unreachable};
+use meshd::identity::resolver_address;
 use meshd::packet::{self, HEADER, ICMPV6, Ipv6Header};
 use meshd::relayed::{self, Relayed};
 use meshd::signal::Signal;
@@ -88,6 +89,11 @@ pub(crate) fn carry(bytes: &[u8]) {
                 Ok(scene.own.address())
             );
             assert!(upper.is_some());
+        }
+        Delivery::Resolver => {
+            assert_eq!(verdict, Verdict::Leaf);
+            let destination = header.expect("delivered").destination;
+            assert_eq!(destination, resolver_address(scene.own.prefix()));
         }
         Delivery::Forward(to) => {
             assert_ne!(verdict, Verdict::Foreign);

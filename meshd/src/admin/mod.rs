@@ -326,6 +326,8 @@ pub enum WarningCode {
     NoEndpoint,
     /// The kernel's packet filter cannot be used.
     NoNft,
+    /// systemd-resolved does not take this node's names.
+    NoResolved,
     /// The kernel does not confine the daemon as it should be.
     NoSandbox,
     /// The wall clock was set while the daemon ran, or between two runs.
@@ -360,10 +362,11 @@ pub enum WarningCode {
 
 impl WarningCode {
     /// Every code.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::NotYet,
         Self::NoEndpoint,
         Self::NoNft,
+        Self::NoResolved,
         Self::NoSandbox,
         Self::ClockJump,
         Self::StateReadonly,
@@ -400,6 +403,13 @@ impl WarningCode {
                  a LAN with this machine can send to its overlay address directly, under any overlay source address.\n\
                  To do: load the module with `modprobe nf_tables` (Linux 5.12 or newer), then restart the daemon; or drop \
                  such packets in your own firewall."
+            }
+            Self::NoResolved => {
+                "This node answers the names of the mesh, and systemd-resolved, which this machine's programs ask, was not told so or did \
+                 not take it: it does not run, or a service without root's rights may not change it. Tunnels are not affected; only \
+                 names are not found.\n\
+                 To do: resolvectl status; sudo systemctl enable --now systemd-resolved; for the service's user, \
+                 meshd-resolved.rules in /usr/share/polkit-1/rules.d; or [dns] mode = \"off\", then restart meshd."
             }
             Self::NoSandbox => {
                 "After its start the daemon takes from itself what it does not need, so that somebody who takes it over \
@@ -498,6 +508,7 @@ impl fmt::Display for WarningCode {
             Self::NotYet => "NOT-YET",
             Self::NoEndpoint => "NO-ENDPOINT",
             Self::NoNft => "NO-NFT",
+            Self::NoResolved => "NO-RESOLVED",
             Self::NoSandbox => "NO-SANDBOX",
             Self::ClockJump => "CLOCK-JUMP",
             Self::StateReadonly => "STATE-READONLY",
@@ -716,6 +727,9 @@ pub struct DeviceAdded {
     pub mtu: u16,
     /// Where this node probably can be reached; null if it has no idea.
     pub endpoint: Option<SocketAddr>,
+    /// Where this node answers questions for names; null if it does not.
+    #[serde(default)]
+    pub resolver: Option<Ipv6Addr>,
 }
 
 impl Schema for DeviceAdded {

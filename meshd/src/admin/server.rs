@@ -31,6 +31,7 @@ use super::{
 use crate::{
     control::Control,
     driver::Gone,
+    identity::resolver_address,
     io::{
         handover::{HandoverStream, Received},
         peer_credentials,
@@ -42,6 +43,8 @@ use crate::{
 const CONNECTIONS: usize = 128;
 /// Once all places are taken, a client that has not sent all of its request for so long gives its place to the next.
 const IDLE: Duration = Duration::from_millis(100);
+/// MTU of a device's interface: what every network carries that it may be in, and every way behind this node.
+const DEVICE_MTU: u16 = 1280;
 
 /// Why the admin socket could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -425,10 +428,6 @@ async fn add_device(control: &Control, request: AddDevice) -> Result<DeviceAdded
     let address = control
         .add_device(&request.name, request.public_key)
         .await?;
-    let (gateway_public_key, mtu) = control
-        .node
-        .call(|node_loop, _| node_loop.node.gateway())
-        .await?;
     let listen_port = control.listen_port();
     let endpoint = control
         .guess_address()
@@ -437,10 +436,11 @@ async fn add_device(control: &Control, request: AddDevice) -> Result<DeviceAdded
     Ok(DeviceAdded {
         name: request.name,
         address,
-        gateway_public_key,
+        gateway_public_key: control.own.public_key(),
         listen_port,
-        mtu,
+        mtu: DEVICE_MTU,
         endpoint,
+        resolver: Some(resolver_address(control.own.prefix())),
     })
 }
 

@@ -7,6 +7,7 @@ mod cni;
 mod completions;
 mod config;
 mod detach;
+mod doctor;
 mod events;
 mod explain;
 mod failure;
@@ -21,6 +22,7 @@ mod metrics;
 mod netcheck;
 mod peers;
 mod ping;
+mod program;
 mod reload;
 mod routes;
 mod run;
@@ -60,6 +62,7 @@ pub fn dispatch(cli: Cli, out: &mut impl Write) -> Result<(), Failure> {
         Verb::Status => status::run(global, out),
         Verb::Peers => peers::run(global, out),
         Verb::Links => links::run(global, out),
+        Verb::Doctor => doctor::run(global, out),
         Verb::Netcheck => netcheck::run(global, out),
         Verb::Routes => routes::run(global, out),
         Verb::Trace { target } => trace::run(global, &target, out),

@@ -1,27 +1,26 @@
 //! `meshd wg add|list|remove`
 
+mod qr;
+
 use std::fmt::Write as _;
-use std::io::Write;
+use std::io::{self, IsTerminal, Write};
 use std::net::Ipv6Addr;
 
 use serde::Serialize;
 use wireguard::{PrivateKey, PublicKey};
 use zeroize::Zeroizing;
 
+use self::qr::{Format, ImageFile, Ink, QrCode};
 use super::failure::{Exit, Failure};
 use super::table::{Table, duration, or_dash};
 use crate::admin::{AddDevice, Device, DeviceAdded, DeviceOrigin, Schema};
-use crate::cli::{Global, Wg};
-use crate::config::{HostPort, is_label};
+use crate::cli::{Global, Wg, WgAdd};
+use crate::config::is_label;
 use crate::identity::overlay;
 
 pub(super) fn run(global: &Global, verb: Wg, out: &mut impl Write) -> Result<(), Failure> {
     match verb {
-        Wg::Add {
-            name,
-            public_key,
-            endpoint,
-        } => add(global, name, public_key, endpoint.as_ref(), out),
+        Wg::Add(device) => add(global, device, out),
         Wg::List => list(global, out),
         Wg::Remove { name } => remove(global, &name, out),
     }
@@ -36,55 +35,133 @@ struct Added<'a> {
     private_key: Option<&'a str>,
     endpoint: Option<String>,
     configuration: &'a str,
+    qr: Option<&'a str>,
 }
 
 impl Schema for Added<'_> {
     const SCHEMA: &'static str = "meshd.wg-add/1";
 }
 
-fn add(
-    global: &Global,
-    name: String,
-    public_key: Option<PublicKey>,
-    endpoint: Option<&HostPort>,
-    out: &mut impl Write,
-) -> Result<(), Failure> {
-    if !is_label(&name) {
+fn add(global: &Global, device: WgAdd, out: &mut impl Write) -> Result<(), Failure> {
+    if !is_label(&device.name) {
         let what = format!(
-            "`{name}` cannot be a device's name: 1 to 63 lower-case letters, digits and hyphens"
+            "`{}` cannot be a device's name: 1 to 63 lower-case letters, digits and hyphens",
+            device.name
         );
         return Err(Failure::new(Exit::Usage, what).next("meshd wg add phone"));
     }
+    // First what can fail without anything to undo.
+    let mut images = create_images(&device)?;
+    let added = add_with(global, device, &mut images, out);
+    if added.is_err() {
+        images.into_iter().for_each(ImageFile::discard);
+    }
+    added
+}
+
+/// The files that the images of the code go to.
+fn create_images(device: &WgAdd) -> Result<Vec<ImageFile>, Failure> {
+    let wanted = [(&device.png, Format::Png), (&device.svg, Format::Svg)];
+    let mut images = Vec::new();
+    for (path, format) in wanted {
+        let Some(path) = path else { continue };
+        match ImageFile::create(path, format) {
+            Ok(image) => images.push(image),
+            Err(error) => {
+                images.into_iter().for_each(ImageFile::discard);
+                let what = format!("cannot make the file {}: {error}", path.display());
+                return Err(Failure::new(Exit::Failed, what));
+            }
+        }
+    }
+    Ok(images)
+}
+
+fn add_with(
+    global: &Global,
+    device: WgAdd,
+    images: &mut [ImageFile],
+    out: &mut impl Write,
+) -> Result<(), Failure> {
     let client = super::client(global)?;
-    let (public_key, private_key) = match public_key {
+    let (public_key, private_key) = match device.public_key {
         Some(public_key) => (public_key, None),
         None => {
             let private_key = generate()?;
             (private_key.public(), Some(private_key.to_base64()))
         }
     };
-    let added = client.add_device(&AddDevice { name, public_key })?;
-    let endpoint = endpoint
-        .map(ToString::to_string)
+    let added = client.add_device(&AddDevice {
+        name: device.name,
+        public_key,
+    })?;
+    let endpoint = device
+        .endpoint
+        .map(|endpoint| endpoint.to_string())
         .or_else(|| added.endpoint.map(|endpoint| endpoint.to_string()));
-    let private_key = private_key.as_ref().map(|key| key.as_str());
-    let configuration = configuration(&added, private_key, endpoint.as_deref());
-    let configuration = configuration.as_str();
-    if global.json {
-        let DeviceAdded { name, address, .. } = added;
-        return super::print_json(
-            Added {
-                name,
-                address,
-                public_key,
-                private_key,
-                endpoint,
-                configuration,
-            },
-            out,
+    let wants_code = device.qr || !images.is_empty();
+    if wants_code && endpoint.is_none() {
+        // Who scans a code cannot fill in what is missing.
+        client.remove_device(&added.name)?;
+        let what = "this node does not know at which address the device can find it";
+        let next = format!(
+            "meshd wg add {} --endpoint HOST:{}",
+            added.name, added.listen_port
         );
+        return Err(Failure::new(Exit::Failed, what).next(next));
     }
-    Ok(write!(out, "{}", configuration)?)
+    let private_key = private_key.as_ref().map(|key| key.as_str());
+    let resolver = added.resolver.filter(|_| device.dns);
+    if device.dns && resolver.is_none() {
+        client.remove_device(&added.name)?;
+        let what = "the daemon answers no names; it is older than this command";
+        return Err(Failure::new(Exit::Version, what).next("sudo systemctl restart meshd"));
+    }
+    let configuration = configuration(&added, private_key, endpoint.as_deref(), resolver);
+    let configuration = configuration.as_str();
+    let name = added.name;
+    // The text is there for whoever cannot use a code: the key is in nothing else.
+    let code = wants_code
+        .then(|| QrCode::new(configuration))
+        .transpose()
+        .map_err(|error| Failure::new(Exit::Failed, format!("no code holds this: {error}")))?;
+    if global.json {
+        let shown = code.as_ref().filter(|_| device.qr);
+        let shown = shown.map(|code| code.terminal(Ink::Plain));
+        let added = Added {
+            name: name.clone(),
+            address: added.address,
+            public_key,
+            private_key,
+            endpoint,
+            configuration,
+            qr: shown.as_ref().map(|shown| shown.as_str()),
+        };
+        super::print_json(added, out)?;
+    } else {
+        write!(out, "{configuration}")?;
+        if let Some(code) = code.as_ref().filter(|_| device.qr) {
+            write!(out, "\n{}", code.terminal(ink()).as_str())?;
+        }
+    }
+    let Some(code) = code else { return Ok(()) };
+    for image in images {
+        image.write(&code).map_err(|error| {
+            let what = format!("cannot write {}: {error}", image.path().display());
+            Failure::new(Exit::Failed, what).next(format!("meshd wg remove {name}"))
+        })?;
+    }
+    Ok(())
+}
+
+/// Colours where somebody looks who has not said that they are unwelcome.
+fn ink() -> Ink {
+    let is_unwelcome = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    if io::stdout().is_terminal() && !is_unwelcome {
+        Ink::Coloured
+    } else {
+        Ink::Plain
+    }
 }
 
 /// A fresh WireGuard private key, clamped as `wg genkey` does.
@@ -106,6 +183,7 @@ fn configuration(
     added: &DeviceAdded,
     private_key: Option<&str>,
     endpoint: Option<&str>,
+    resolver: Option<Ipv6Addr>,
 ) -> Zeroizing<String> {
     let private_key = private_key.map_or_else(
         || Zeroizing::new("# PrivateKey = the one the device has made".to_owned()),
@@ -124,13 +202,16 @@ fn configuration(
         },
         |endpoint| format!("Endpoint = {endpoint}"),
     );
+    let resolver = resolver.map_or_else(String::new, |resolver| {
+        format!("# Names of the mesh, and no others.\nDNS = {resolver}\n")
+    });
     // Sized at once, so that no reallocation leaves a copy of the secret behind.
     let mut text = Zeroizing::new(String::with_capacity(1024));
     // Writing to a string cannot fail.
     let _ = write!(
         text,
         "# {} in the mesh, through this node.\n\
-         [Interface]\n{}\nAddress = {}/128\nMTU = {}\n\n\
+         [Interface]\n{}\nAddress = {}/128\nMTU = {}\n{resolver}\n\
          [Peer]\nPublicKey = {}\nAllowedIPs = {}\n{endpoint}\nPersistentKeepalive = 25\n",
         super::printable(&added.name),
         private_key.as_str(),
@@ -196,7 +277,7 @@ fn remove(global: &Global, name: &str, out: &mut impl Write) -> Result<(), Failu
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::identity::leaf_address;
+    use crate::identity::{leaf_address, resolver_address};
     use crate::testdata;
 
     fn added() -> DeviceAdded {
@@ -206,21 +287,22 @@ mod tests {
             address: leaf_address(gateway.prefix(), &testdata::identity(1).node().public_key()),
             gateway_public_key: gateway.public_key(),
             listen_port: 51_860,
-            mtu: 1420,
+            mtu: 1280,
             endpoint: None,
+            resolver: Some(resolver_address(gateway.prefix())),
         }
     }
 
     #[test]
     fn the_configuration_is_one_for_wg_quick() {
-        let text = configuration(&added(), Some("KEY"), Some("[2001:db8::7]:51860"));
+        let text = configuration(&added(), Some("KEY"), Some("[2001:db8::7]:51860"), None);
         insta::assert_snapshot!(text.as_str(), @r"
         # phone in the mesh, through this node.
         [Interface]
         # The key is shown this once and kept nowhere else.
         PrivateKey = KEY
         Address = 664:6008:a954:afec:8267:694c:4627:a615/128
-        MTU = 1420
+        MTU = 1280
 
         [Peer]
         PublicKey = +WA3h7X1aDkhofGMGWdeNpG2nJeesBpPsr0M6JUJ/x0=
@@ -232,13 +314,21 @@ mod tests {
 
     #[test]
     fn what_is_not_known_is_a_comment_on_a_line_of_its_own() {
-        let text = configuration(&added(), None, None);
+        let text = configuration(&added(), None, None, None);
         assert!(text.contains("\n# PrivateKey = the one the device has made\n"));
         assert!(text.contains("\n# Endpoint = the address of this node, with port 51860\n"));
         assert!(
             text.lines()
                 .all(|line| line.starts_with('#') || !line.contains('#'))
         );
+    }
+
+    #[test]
+    fn names_are_asked_for_if_that_is_wished() {
+        let added = added();
+        let text = configuration(&added, None, None, added.resolver);
+        let line = "\nMTU = 1280\n# Names of the mesh, and no others.\nDNS = 664:6008:a954:afec::53\n\n[Peer]\n";
+        assert!(text.contains(line), "{}", text.as_str());
     }
 
     #[test]

@@ -92,6 +92,8 @@ impl Settings {
             ("api.group", self.api.group != new.api.group),
             ("log.format", self.log.format != new.log.format),
             ("metrics.listen", self.metrics != new.metrics),
+            ("dns.mode", self.dns.mode != new.dns.mode),
+            ("dns.domain", self.dns.domain != new.dns.domain),
         ];
         let named = |keys: &[(&str, bool)]| -> Vec<String> {
             keys.iter()
@@ -140,6 +142,7 @@ impl Settings {
             control: running.control,
             api: running.api,
             metrics: running.metrics,
+            dns: running.dns,
             log: LogSettings {
                 level: self.log.level,
                 format: running.log.format,

@@ -7,17 +7,23 @@ use std::path::Path;
 
 use filter::Ports;
 use ipnetwork::Ipv6Network;
+use names::Directory;
 use wireguard::PublicKey;
 
 use super::address::{HostPort, ListenAddress, PeerAddress};
 use super::fault::Fault;
 use super::settings::{
-    Admission, ApiSettings, ControlSettings, InterfaceSettings, LogSettings, PeerSettings,
-    RelaySettings, Settings, StockRouting, StockSettings, StreamListen, WorkloadSettings,
+    Admission, ApiSettings, ControlSettings, DnsSettings, InterfaceSettings, LogSettings,
+    PeerSettings, RelaySettings, Settings, StockRouting, StockSettings, StreamListen,
+    WorkloadSettings,
 };
-use super::{AUTO, Config, DnsMode, Endpoints, MAX_QUEUES, Peer, Stock, Trust, Workload};
+use super::{
+    AUTO, Config, Dns, Endpoints, MAX_QUEUES, NETWORK_LABEL, Peer, Stock, Trust, Workload,
+};
 use crate::admin::{Warning, WarningCode};
-use crate::identity::{NodeId, leaf_address, overlay, workload_address};
+use crate::identity::{
+    DERIVATION, NodeId, leaf_address, overlay, resolver_address, workload_address,
+};
 use crate::workload::{MAX_PUBLISHED, MAX_WORKLOADS, Target};
 
 /// Sockets that one daemon opens at most; an [`Endpoint`](wireguard) numbers them in a byte.
@@ -80,7 +86,7 @@ impl Check {
         let metrics = self.metrics(&config.metrics.listen);
         let inbound = self.inbound(config);
         let workloads = self.workloads(&config.workload);
-        self.unavailable(config);
+        let dns = self.dns(&config.dns);
         Settings {
             name,
             state_dir: config.node.state_dir.clone(),
@@ -108,6 +114,7 @@ impl Check {
                 format: config.log.format,
             },
             metrics,
+            dns,
             warnings: std::mem::take(&mut self.warnings),
         }
     }
@@ -351,6 +358,10 @@ impl Check {
                         own.address()
                     ),
                 );
+            } else if network.contains(resolver_address(own.prefix())) {
+                let server = resolver_address(own.prefix());
+                let message = format!("{network} contains {server}, where the node answers names");
+                self.fault(key, message);
             }
         }
         let overlap = self
@@ -572,14 +583,12 @@ impl Check {
         }
     }
 
-    /// What can be asked for and is not there yet. To ask for the default, or for less of it, is no reason to warn.
-    fn unavailable(&mut self, config: &Config) {
-        let defaults = Config::default();
-        if config.dns.mode == DnsMode::Resolved {
-            self.not_yet("dns.mode = \"resolved\"");
-        }
-        if config.dns.domain != defaults.dns.domain {
-            self.not_yet("dns.domain");
+    fn dns(&mut self, dns: &Dns) -> DnsSettings {
+        let names = Directory::new(&dns.domain, NETWORK_LABEL, DERIVATION);
+        self.ok("dns.domain", names);
+        DnsSettings {
+            mode: dns.mode,
+            domain: dns.domain.clone(),
         }
     }
 
@@ -604,13 +613,6 @@ impl Check {
                 None
             }
         }
-    }
-
-    fn not_yet(&mut self, what: impl std::fmt::Display) {
-        self.warn(
-            WarningCode::NotYet,
-            format!("{what}: not available in this version yet, has no effect"),
-        );
     }
 
     fn warn(&mut self, code: WarningCode, text: String) {

@@ -27,12 +27,15 @@ pub use changes::Changes;
 pub(crate) use check::{host_label, is_label};
 pub use fault::Fault;
 pub use settings::{
-    Admission, ApiSettings, ControlSettings, InterfaceSettings, LogSettings, PeerSettings,
-    RelaySettings, Settings, StockRouting, StockSettings, StreamListen, WorkloadSettings,
+    Admission, ApiSettings, ControlSettings, DnsSettings, InterfaceSettings, LogSettings,
+    PeerSettings, RelaySettings, Settings, StockRouting, StockSettings, StreamListen,
+    WorkloadSettings,
 };
 
 /// In `[wireguard] stream_listen`: the addresses of `listen` whose port is written.
 const AUTO: &str = "auto";
+/// What stands for the network's name in DNS while there is no private network.
+pub const NETWORK_LABEL: &str = "mesh";
 /// Queues of packets at most: more processors than for these are left to others.
 pub const MAX_QUEUES: NonZeroU8 = NonZeroU8::new(8).expect("not zero");
 /// Where the configuration is, unless a flag or the environment says otherwise.
@@ -496,7 +499,7 @@ impl Default for Dns {
 pub enum DnsMode {
     /// systemd-resolved where it runs.
     Auto,
-    /// systemd-resolved, or fail.
+    /// systemd-resolved; it is a warning if it does not run.
     Resolved,
     /// Nobody.
     Off,

@@ -10,7 +10,7 @@ use ipnetwork::Ipv6Network;
 use wireguard::PublicKey;
 
 use super::address::HostPort;
-use super::{Dht, LogFormat, LogLevel, PeerInbound, Relay};
+use super::{Dht, DnsMode, LogFormat, LogLevel, PeerInbound, Relay};
 use crate::admin::Warning;
 use crate::identity::NodeId;
 use crate::state::StockDevice;
@@ -53,6 +53,8 @@ pub struct Settings {
     pub log: LogSettings,
     /// Where Prometheus may ask: a loopback address; nowhere if absent.
     pub metrics: Option<SocketAddr>,
+    /// Names.
+    pub dns: DnsSettings,
     /// What the file asks for and will not get, to be logged at start and shown by `status`.
     pub warnings: Vec<Warning>,
 }
@@ -223,6 +225,15 @@ pub struct ApiSettings {
     pub socket: PathBuf,
     /// Group whose members may change things, besides root.
     pub group: Option<String>,
+}
+
+/// `[dns]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DnsSettings {
+    /// Who is told that this node answers names.
+    pub mode: DnsMode,
+    /// What all names end with.
+    pub domain: String,
 }
 
 /// `[log]`

@@ -444,26 +444,23 @@ fn a_stock_router_is_trusted_with_what_the_file_says_and_no_more() {
 }
 
 #[test]
-fn what_is_not_there_yet_is_never_silently_ignored() {
-    let text = "
-[inbound]
-icmp_echo = false
-allow = [{ from = 'member:a', ports = ['icmp'] }]
-[metrics]
-listen = '[::1]:9586'
-[dns]
-mode = 'resolved'
-domain = 'home'
-";
-    let warnings = settings(text).warnings;
-    assert!(warnings.iter().all(|warning| warning.code == "NOT-YET"));
-    let keys: Vec<&str> = warnings
-        .iter()
-        .map(|warning| warning.text.split(':').next().unwrap())
-        .collect();
-    assert_eq!(keys, ["dns.mode = \"resolved\"", "dns.domain"]);
-    let less = "[node]\nrelay = 'off'\n[control]\nenabled = false\nmdns = false\ndht = 'off'\n[dns]\nmode = 'off'";
-    assert_eq!(settings(less).warnings, []);
+fn names_end_with_a_name() {
+    let dns = settings("[dns]\nmode = 'off'\ndomain = 'mesh.example.org'").dns;
+    assert_eq!(
+        (dns.mode, dns.domain.as_str()),
+        (DnsMode::Off, "mesh.example.org")
+    );
+    for wrong in ["", "Internal", "a..b", "-"] {
+        let text = format!("[dns]\ndomain = '{wrong}'");
+        assert!(faults(&text).contains(": dns.domain: "), "{wrong}");
+    }
+    let device = format!(
+        "[[wireguard.stock]]\nname = 'a'\npublic_key = '{}'\nallowed = ['664:6008:a954:afec::53']",
+        key(1)
+    );
+    assert!(faults(&device).contains("::53, where the node answers names"));
+    let changes = settings("").changes(&settings("[dns]\nmode = 'off'\ndomain = 'home'"));
+    assert_eq!(changes.restart, ["dns.mode", "dns.domain"]);
 }
 
 #[test]

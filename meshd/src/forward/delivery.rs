@@ -39,6 +39,8 @@ pub enum Delivery<'a> {
     Host,
     /// To a workload of this node, behind its own device.
     Workload(&'a Arc<Workload>),
+    /// To the name server of this node, from a leaf.
+    Resolver,
     /// Into another session: from or to a leaf of ours.
     Forward(&'a Arc<Carrier>),
     /// It carries a whole datagram for a session of ours.
@@ -94,9 +96,12 @@ pub fn deliver<'a>(
         (Verdict::Owned, Lookup::Session(leaf)) if fib.is_ours(header.destination) => {
             Delivery::Forward(leaf)
         }
-        (Verdict::Owned, Lookup::Session(_) | Lookup::Unknown | Lookup::NotOverlay) => {
-            Delivery::Discard(Reason::OutsideDestination)
-        }
+        // Other nodes have name servers of their own.
+        (
+            Verdict::Owned,
+            Lookup::Resolver | Lookup::Session(_) | Lookup::Unknown | Lookup::NotOverlay,
+        ) => Delivery::Discard(Reason::OutsideDestination),
+        (Verdict::Leaf, Lookup::Resolver) => Delivery::Resolver,
         (Verdict::Leaf, Lookup::Session(session)) => Delivery::Forward(session),
         (Verdict::Leaf, Lookup::Unknown) => Delivery::Refuse(Reason::NoRoute, Unreachable::NoRoute),
         (Verdict::Leaf, Lookup::NotOverlay) => Delivery::Discard(Reason::NotOverlay),
@@ -117,6 +122,7 @@ pub fn judged<'a>(
         Delivery::Workload(workload) => Some(&workload.publish),
         Delivery::Forward(to) if to.is_ours() => Some(&[]),
         Delivery::Forward(_)
+        | Delivery::Resolver
         | Delivery::Nested
         | Delivery::Part
         | Delivery::Transit(_)

@@ -9,7 +9,7 @@ use std::{
 
 use filter::{Judgement, Ports, Refusal};
 
-use super::{Egress, Notice, Shared, queue::Queue};
+use super::{Egress, Notice, Shared, queue::Queue, resolver::Asker};
 use crate::{
     discard::Reason,
     fib::{Fib, Lookup},
@@ -195,6 +195,14 @@ impl Inside {
             Lookup::Host | Lookup::Workload(_) | Lookup::NotOverlay => {
                 self.shared.discard(Reason::NotOverlay, packets);
             }
+            Lookup::Resolver => {
+                let mut segments = segments;
+                while let Some(packet) = segments.next_packet() {
+                    if !self.shared.asks(|| Asker::Host, packet) {
+                        self.answer(Unreachable::Port, &fib, packet, now);
+                    }
+                }
+            }
             Lookup::Unknown if fib.admits_strangers() && !fib.is_ours(header.destination) => {
                 let mut segments = segments;
                 while let Some(packet) = segments.next_packet() {
@@ -257,9 +265,14 @@ impl Inside {
         let workload = match (fib.lookup(header.destination), self.senders) {
             (Lookup::Workload(workload), _) => Some(workload),
             (Lookup::Host, Senders::Workloads) => None,
-            (Lookup::Host | Lookup::Session(_) | Lookup::Unknown | Lookup::NotOverlay, _) => {
-                return false;
-            }
+            (
+                Lookup::Host
+                | Lookup::Resolver
+                | Lookup::Session(_)
+                | Lookup::Unknown
+                | Lookup::NotOverlay,
+                _,
+            ) => return false,
         };
         if !self.may_send(&header, fib) {
             return false;
@@ -299,8 +312,13 @@ impl Inside {
         now: Instant,
     ) {
         self.shared.discard(reason, segments.remaining() as u64);
+        self.answer(why, fib, segments.packet(), now);
+    }
+
+    /// Tells the sender of a packet why it went nowhere.
+    fn answer(&mut self, why: Unreachable, fib: &Fib, packet: &[u8], now: Instant) {
         if self.errors.allows(now)
-            && let Some(error) = icmp::error(why, fib.own().address, segments.packet())
+            && let Some(error) = icmp::error(why, fib.own().address, packet)
         {
             self.shared.deliver(&error);
         }

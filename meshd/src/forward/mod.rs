@@ -15,6 +15,7 @@ mod outbox;
 mod outside;
 mod queue;
 mod relay_limit;
+mod resolver;
 mod stage;
 mod workloads;
 
@@ -29,7 +30,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use crossbeam_channel::TrySendError;
+use crossbeam_channel::{Sender, TrySendError};
 use wireguard::{Endpoint, PublicKey, Signals, Underlay, constants::INITIATION_LEN};
 
 pub use self::{
@@ -41,6 +42,7 @@ pub use self::{
     outbox::Outbox,
     outside::Outside,
     relay_limit::RelayLimit,
+    resolver::{Asker, QUESTIONS, Question, Resolver},
 };
 use crate::{
     bell,
@@ -72,6 +74,8 @@ pub struct Shared {
     pub relay_limit: Arc<RelayLimit>,
     /// The sockets, the counters, and the queue of the node loop.
     pub outlet: Outlet,
+    /// For the thread that answers questions for names; none: nobody does.
+    pub questions: Option<Sender<Question>>,
 }
 
 /// What other threads tell the node loop about those who have a session; never starved by strangers.
@@ -335,6 +339,23 @@ impl Shared {
                 queued,
             }),
         }
+    }
+
+    /// Hands the name server a packet that is for it; false if it is not a question.
+    fn asks(&self, asker: impl FnOnce() -> Asker, packet: &[u8]) -> bool {
+        if !resolver::is_question(packet) {
+            self.discard(Reason::ResolverPort, 1);
+            return false;
+        }
+        let question = || Question {
+            asker: asker(),
+            packet: packet.to_vec(),
+        };
+        let queue = self.questions.as_ref();
+        if !queue.is_some_and(|queue| queue.try_send(question()).is_ok()) {
+            self.discard(Reason::QueryQueueFull, 1);
+        }
+        true
     }
 
     fn discard(&self, reason: Reason, packets: u64) {

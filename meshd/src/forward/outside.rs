@@ -19,6 +19,7 @@ use super::{
     delivery::{Arrival, Delivery, deliver},
     demux::{Runs, Way, receiver},
     entrance::{Doors, Entrance},
+    resolver::Asker,
     stage::{Nested, Stage},
 };
 use crate::{
@@ -361,6 +362,11 @@ impl Opener {
                     }
                     self.for_workloads = true;
                     self.coalescer.push(&stage.arena, place);
+                }
+                Delivery::Resolver => {
+                    if !shared.asks(|| Asker::Device(Arc::clone(&carrier.session)), packet) {
+                        self.answer(&carrier, Unreachable::Port, packet, fib, now);
+                    }
                 }
                 Delivery::Forward(to) => {
                     if packet.len() > to.session.mtu() {

@@ -248,6 +248,24 @@ fn a_leaf_gets_an_address_of_its_own_in_the_prefix() {
     );
 }
 
+/// `KEY = LABEL` lines of docs/protocol.md.
+#[test]
+fn a_node_has_the_published_label_and_is_found_by_it() {
+    let block = PROTOCOL.split("```key-labels\n").nth(1).unwrap();
+    let lines: Vec<&str> = block.split("```").next().unwrap().lines().collect();
+    assert_eq!(lines.len(), 2);
+    let directory = names::Directory::new("internal", "mesh", DERIVATION).unwrap();
+    for (n, line) in lines.into_iter().enumerate() {
+        let node = testdata::identity(n).node();
+        let (key, label) = line.split_once(" = ").unwrap();
+        assert_eq!(node.public_key().to_string(), key);
+        assert_eq!(names::key_label(node.public_key().as_bytes()), label);
+        let query = names::question(&format!("{label}.id.internal")).unwrap();
+        let answer = names::answer(&query, &directory).unwrap();
+        assert_eq!(names::address_in(&answer), Some(node.address()));
+    }
+}
+
 /// `PREFIX NAME = ADDRESS` lines of docs/protocol.md.
 #[test]
 fn a_workload_has_the_published_address() {

@@ -275,7 +275,7 @@ impl Node {
         self.tell_transit(now);
         self.count_links(now);
         self.look_at_streams(now);
-        self.stale = true;
+        self.rename();
         self.drain(now);
     }
 
@@ -558,6 +558,7 @@ impl Node {
         );
         self.set_peer(key, entry, now).map_err(CommandError::Peer)?;
         self.renew_all_rules(now);
+        self.rename();
         info!(device = name, %address, "Device added");
         Ok(address)
     }
@@ -581,6 +582,7 @@ impl Node {
         }
         self.remove(&key, now);
         self.renew_all_rules(now);
+        self.rename();
         info!(device = name, "Device removed");
         Ok(())
     }

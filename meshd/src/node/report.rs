@@ -348,11 +348,6 @@ impl Node {
             .get(key)
             .map_or_else(|| key.short(), |entry| entry.name.clone())
     }
-
-    /// This node's WireGuard public key and MTU, for a device that joins.
-    pub fn gateway(&self) -> (PublicKey, u16) {
-        (self.identity.node().public_key(), self.interface.mtu)
-    }
 }
 
 /// A duration as milliseconds, for people.

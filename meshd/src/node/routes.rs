@@ -249,6 +249,7 @@ impl Node {
         Fib::new(own, carriers, routes)
             .admitting(self.admission)
             .relaying(self.relay.mbit)
+            .naming(self.directory.clone())
             .probing(self.reach.tokens())
             .hosting(self.hosted())
             .labelling(self.given_labels(next_hop), self.own_labels(next_hop))

@@ -224,6 +224,7 @@ impl Machine {
                 discards: Arc::clone(&discards),
                 notices: notices_in,
             },
+            questions: None,
         };
         let outlet = shared.outlet.clone();
         let gate = Gate::new(&self.id.public_key(), &[self.number as u8; 32]);

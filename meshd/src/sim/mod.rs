@@ -439,7 +439,11 @@ impl Net {
         let daemon = self.machines[self.at(machine)].daemon.as_ref();
         daemon.map_or(0, |daemon| match daemon.fib.load().lookup(address) {
             Lookup::Session(to) => to.session.counters().handshakes,
-            Lookup::Host | Lookup::Workload(_) | Lookup::Unknown | Lookup::NotOverlay => 0,
+            Lookup::Host
+            | Lookup::Workload(_)
+            | Lookup::Resolver
+            | Lookup::Unknown
+            | Lookup::NotOverlay => 0,
         })
     }
 
@@ -449,7 +453,11 @@ impl Net {
         let daemon = self.machines[self.at(machine)].daemon.as_ref();
         daemon.map_or(0, |daemon| match daemon.fib.load().lookup(address) {
             Lookup::Session(to) => to.session.mtu(),
-            Lookup::Host | Lookup::Workload(_) | Lookup::Unknown | Lookup::NotOverlay => 0,
+            Lookup::Host
+            | Lookup::Workload(_)
+            | Lookup::Resolver
+            | Lookup::Unknown
+            | Lookup::NotOverlay => 0,
         })
     }
 

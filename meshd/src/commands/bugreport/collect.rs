@@ -9,7 +9,8 @@ use serde::Serialize;
 use serde_json::Value;
 use wireguard::PublicKey;
 
-use super::{Report, Section, facts, program};
+use super::super::program;
+use super::{Report, Section, facts};
 use crate::admin::client::Client;
 use crate::admin::{LogLine, LogLines, PeerKind, Status};
 use crate::config::{Config, ConfigError, PeerAddress, Source};

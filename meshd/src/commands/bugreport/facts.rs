@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 
-use super::program::run;
+use super::super::program::run;
 use crate::io::netlink::TABLE;
 
 /// How the service manager sees the daemon.

@@ -2,7 +2,6 @@
 
 mod collect;
 mod facts;
-mod program;
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};

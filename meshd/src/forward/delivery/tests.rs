@@ -133,6 +133,7 @@ impl Site {
         match deliver(&self.fib, carrier, arrival, verdict, packet) {
             Delivery::Host => "host".into(),
             Delivery::Workload(workload) => format!("workload {}", workload.name),
+            Delivery::Resolver => "name server".into(),
             Delivery::Forward(to) => format!("to {:?}", to.session.kind()),
             Delivery::Nested => "nested".into(),
             Delivery::Part => "part".into(),
@@ -189,7 +190,13 @@ fn a_node_reaches_this_node_and_its_leaves_and_nothing_else() {
         "::ffff:10.0.0.1",
         "600::1",
     ];
-    let others = [leaf(LEAF + 2), node(NEIGHBOUR), node(FAR), node(LOST)];
+    let others = [
+        leaf(LEAF + 2),
+        leaf(0x53),
+        node(NEIGHBOUR),
+        node(FAR),
+        node(LOST),
+    ];
     for destination in elsewhere
         .iter()
         .map(|address| address.parse().unwrap())
@@ -208,6 +215,7 @@ fn a_leaf_reaches_what_this_node_reaches() {
     let cases = [
         (node(OWN), "host"),
         (leaf(LEAF), "to Stock"),
+        (leaf(0x53), "name server"),
         (node(NEIGHBOUR), "to Mesh"),
         (node(LOST), "no-route"),
         ("2001:db8::1".parse().unwrap(), "not-overlay"),

@@ -15,13 +15,17 @@ const PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// The command line (no quotes) and what it prints, errors included; or why it does not run.
 pub(super) fn run(line: &str) -> String {
-    match output(line) {
+    match output(line, OUTPUT) {
         Ok(said) => format!("$ {line}\n{}\n", said.trim_end()),
         Err(error) => format!("$ {line}\n{error}\n"),
     }
 }
 
-fn output(line: &str) -> io::Result<String> {
+/// What a command line (no quotes) prints, errors included, up to so many bytes.
+///
+/// # Errors
+/// It does not run, or takes more than [`PATIENCE`].
+pub(super) fn output(line: &str, most: u64) -> io::Result<String> {
     let mut words = line.split_whitespace();
     let (mut reader, writer) = io::pipe()?;
     let mut child = Command::new(words.next().unwrap_or_default())
@@ -37,7 +41,7 @@ fn output(line: &str) -> io::Result<String> {
     let (tell, told) = sync_channel(1);
     thread::spawn(move || {
         let mut bytes = Vec::new();
-        let read = reader.by_ref().take(OUTPUT).read_to_end(&mut bytes);
+        let read = reader.by_ref().take(most).read_to_end(&mut bytes);
         // Nobody waits any more if it took too long.
         let _ = tell.send(read.map(|_| bytes));
     });
@@ -62,6 +66,6 @@ mod tests {
         assert_eq!(run("echo a b"), "$ echo a b\na b\n");
         assert!(run("cat /nonexistent").contains("No such file"));
         assert!(run("no-such-program x").contains("No such file"));
-        assert_eq!(output("yes").unwrap().len() as u64, OUTPUT);
+        assert_eq!(output("yes", OUTPUT).unwrap().len() as u64, OUTPUT);
     }
 }
