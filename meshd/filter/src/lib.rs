@@ -14,7 +14,10 @@
 //! themselves; a fragment passes if its first one did. Conversations that a party began are remembered as such, so that an answer of ours
 //! does not turn them into ours; the rules decide about each packet of theirs, and a change of the rules about the next one.
 #![forbid(unsafe_code)]
-#![cfg_attr(test, allow(clippy::unwrap_used, reason = "tests"))]
+#![cfg_attr(
+    test,
+    allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests")
+)]
 
 mod flows;
 mod fragments;

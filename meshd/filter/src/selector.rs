@@ -76,7 +76,7 @@ pub enum To {
 }
 
 /// Whose packets are judged.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Subject<'a> {
     /// Its WireGuard key; a workload has none.
     pub key: Option<&'a [u8; 32]>,
@@ -89,7 +89,7 @@ pub struct Subject<'a> {
     /// What it is called as a member of the network.
     pub member: Option<&'a str>,
     /// The tags that it has as a member.
-    pub tags: &'a [String],
+    pub tags: Vec<&'a str>,
     /// Whether it is told of refusals.
     pub standing: Standing,
 }
@@ -133,7 +133,7 @@ impl Subject<'_> {
         leaf: None,
         workload: None,
         member: None,
-        tags: &[],
+        tags: Vec::new(),
         standing: Standing::Stranger,
     };
 }
@@ -149,7 +149,7 @@ impl Whom {
         match self {
             Self::Any => true,
             Self::Member(name) => is_named(name, subject.member),
-            Self::Tag(tag) => subject.tags.contains(tag),
+            Self::Tag(tag) => subject.tags.contains(&&**tag),
             Self::Peer(name) => is_named(name, subject.peer),
             Self::Leaf(name) => is_named(name, subject.leaf),
             Self::Workload(name) => is_named(name, subject.workload),
@@ -344,12 +344,11 @@ mod tests {
 
     #[test]
     fn a_selector_means_those_that_have_its_name_in_that_role() {
-        let tags = ["admin".to_owned()];
         let laptop = Subject {
             key: Some(&[7; 32]),
             peer: Some("pc"),
             member: Some("laptop"),
-            tags: &tags,
+            tags: vec!["admin"],
             ..Subject::STRANGER
         };
         let is = |text: &str| text.parse::<From>().unwrap().whom.is(&laptop);

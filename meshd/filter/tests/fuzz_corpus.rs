@@ -1,5 +1,9 @@
 //! Replays the corpus of `fuzz/`, and ten variants of each entry, without a fuzzer.
-#![allow(clippy::unwrap_used, reason = "a test may fail by panic")]
+#![allow(
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    reason = "a test, which may fail by panic"
+)]
 
 #[path = "../fuzz/targets/packets.rs"]
 mod packets;

@@ -1,5 +1,5 @@
 //! What holds for all packets and all rules.
-#![allow(clippy::unwrap_used, reason = "tests")]
+#![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests")]
 
 mod common;
 
@@ -243,7 +243,7 @@ proptest! {
         let publish = [publish.parse().unwrap()];
         let question = Question { source, destination, port: spoken.port(), publish: &publish };
         let judged = guard(now).judge(&rules(&policy), &publish, &packet, now);
-        match policy.explain(&LAPTOP, &Here, &question) {
+        match policy.explain(&laptop(), &Here, &question) {
             Explanation::Allowed(_) => prop_assert_eq!(judged, Judgement::Pass),
             Explanation::Denied(near) => {
                 prop_assert_eq!(judged, Judgement::Refuse(Refusal::Denied));

@@ -1,5 +1,5 @@
 //! What passes the filter and what does not, as one table.
-#![allow(clippy::unwrap_used, reason = "tests")]
+#![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests")]
 
 mod common;
 

@@ -101,7 +101,7 @@ enum Asker<'a> {
 }
 
 impl Node {
-    /// What rules may know a peer by.
+    /// What rules may know a peer by. Whatever it is made of has changed: [`Self::renew_all_rules`].
     pub(super) fn subject<'a>(&'a self, key: &'a PublicKey, entry: &'a Entry) -> Subject<'a> {
         let (peer, leaf) = match entry.origin {
             Origin::Peer => (Some(&*entry.name), None),
@@ -114,11 +114,10 @@ impl Node {
             leaf,
             workload: None,
             member: None,
-            tags: &[],
-            standing: if entry.origin == Origin::Stranger {
-                Standing::Stranger
-            } else {
-                Standing::Member
+            tags: Vec::new(),
+            standing: match entry.origin {
+                Origin::Peer | Origin::Allowed | Origin::Stock | Origin::Added => Standing::Member,
+                Origin::Stranger => Standing::Stranger,
             },
         }
     }

@@ -84,7 +84,9 @@ pub(crate) fn judge(mut bytes: &[u8]) {
         }
         now += Duration::from_secs(u64::from(choice >> 1 & 7) * 20);
         if choice & 1 != 0 {
-            [&mut strict, &mut mixed, &mut open].map(|guard| guard.note(&packet, now));
+            for guard in [&mut strict, &mut mixed, &mut open] {
+                guard.note(&packet, now);
+            }
             has_asked = true;
             continue;
         }

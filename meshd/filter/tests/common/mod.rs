@@ -50,12 +50,14 @@ impl Places for Here {
 }
 
 /// The party of these tests.
-pub(crate) const LAPTOP: Subject<'static> = Subject {
-    key: Some(&[7; 32]),
-    member: Some("laptop"),
-    standing: Standing::Member,
-    ..Subject::STRANGER
-};
+pub(crate) fn laptop() -> Subject<'static> {
+    Subject {
+        key: Some(&[7; 32]),
+        member: Some("laptop"),
+        standing: Standing::Member,
+        ..Subject::STRANGER
+    }
+}
 
 /// `from` and `ports` of rules for the node itself, with everything else refused.
 pub(crate) fn policy(rules: &[(&str, &str)]) -> Policy {
@@ -75,7 +77,7 @@ pub(crate) fn policy(rules: &[(&str, &str)]) -> Policy {
 }
 
 pub(crate) fn rules(policy: &Policy) -> Rules {
-    policy.rules_for(&LAPTOP, &Here)
+    policy.rules_for(&laptop(), &Here)
 }
 
 /// A guard that picks nothing up.
