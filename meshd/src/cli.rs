@@ -4,10 +4,12 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
+use filter::Ports;
 use ipnetwork::Ipv6Network;
 use wireguard::PublicKey;
 
 use crate::config::{HostPort, LogLevel};
+use crate::workload::{INTERFACE, Target};
 
 /// Encrypted IPv6 overlay between machines anywhere, over WireGuard, without a coordinator.
 #[derive(Debug, Parser)]
@@ -136,6 +138,22 @@ pub enum Verb {
     /// Phones, routers and others that speak plain WireGuard
     #[command(subcommand)]
     Wg(Wg),
+    /// Put a container, a VM or a process into the mesh, by its network namespace
+    ///
+    /// The namespace gets an interface with an address of its own, which follows from this node's prefix and the name. Root may do
+    /// that, and whoever owns the user namespace that the network namespace belongs to, if the daemon talks to him ([api] group). It
+    /// lasts until `meshd detach`, or until the namespace dies; after a restart of the daemon, `meshd attach --restore` puts everything
+    /// back. Run twice, it changes what is published.
+    Attach(Attach),
+    /// Take a workload out of the mesh again
+    Detach {
+        /// What it is called
+        name: String,
+    },
+    /// List the workloads of this node
+    Workloads,
+    /// Be a CNI plugin: what is to be done comes from the environment and standard input (CNI 1.1)
+    Cni,
     /// Print a completion script
     Completions {
         /// For which shell
@@ -197,6 +215,26 @@ pub struct Bugreport {
     /// Where to write it; - is standard output [default: meshd-bugreport-TIME.txt here]
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,
+}
+
+/// `meshd attach`
+#[derive(Debug, Args)]
+#[command(group(clap::ArgGroup::new("what").required(true).args(["target", "restore"])))]
+pub struct Attach {
+    /// netns:NAME (as `ip netns` lists it), netns:/PATH, or pid:NUMBER of a process in the namespace
+    pub target: Option<Target>,
+    /// What to call it: lower-case letters, digits and hyphens [default: the namespace's name]
+    #[arg(long, requires = "target")]
+    pub name: Option<String>,
+    /// What others may reach: tcp/80, udp/53, tcp/8000-8010, icmp, any; may be given several times, or with commas
+    #[arg(long, value_name = "PORTS", value_delimiter = ',', requires = "target")]
+    pub publish: Vec<Ports>,
+    /// What to call the interface inside
+    #[arg(long, value_name = "NAME", default_value = INTERFACE, requires = "target")]
+    pub interface: String,
+    /// Attach what the configuration lists, and what was attached before and still lives
+    #[arg(long)]
+    pub restore: bool,
 }
 
 /// `meshd wg`

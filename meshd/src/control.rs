@@ -1,6 +1,6 @@
 //! What the admin socket, the metrics and the signals act on: the running daemon, seen from the control thread.
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{net::IpAddr, os::fd::OwnedFd, sync::Arc, time::Duration};
 
 use tokio::sync::{Mutex, watch};
 use tracing::{debug, info, warn};
@@ -12,15 +12,22 @@ use crate::{
     clock_watch::Reading,
     config::{self, Settings, Source},
     control_plane::ControlPlane,
-    driver::NodeHandle,
+    driver::{NodeHandle, NodeLoop},
     identity::NodeId,
-    io::{clock::Clock, netlink::Netlink},
+    io::{
+        clock::Clock,
+        netlink::Netlink,
+        tun::{Persistence, Tun},
+    },
     node::Seen,
     notify::Notifier,
     state::{self, PeerSeen, StateDir, StateError, Stock},
     telemetry::Telemetry,
+    workload::{AttachError, NoSuchWorkload, Wish},
 };
 
+/// Packet threads let go of a device after their current batch.
+const LET_GO: Duration = Duration::from_secs(1);
 /// How old a remembered sign of life may get.
 const REMEMBER_AGAIN: Duration = Duration::from_secs(300);
 
@@ -194,6 +201,109 @@ impl Control {
         self.write(&Stock { devices }).map_err(not_remembered)
     }
 
+    /// All workloads, and what one more would have to know.
+    ///
+    /// # Errors
+    /// The node loop does not answer.
+    pub async fn workloads(&self) -> Result<admin::Workloads, ErrorBody> {
+        let workloads = self
+            .node
+            .call(|node_loop, now| node_loop.node.workloads(now))
+            .await?;
+        Ok(admin::Workloads {
+            prefix: self.own.prefix(),
+            mtu: self.running.lock().await.interface.mtu,
+            workloads,
+        })
+    }
+
+    /// Attaches a workload by the device that came with the request, and remembers it; without a device, changes what one publishes.
+    ///
+    /// # Errors
+    /// [`AttachError`](crate::workload::AttachError), or it cannot be remembered, in which case it is not attached.
+    pub async fn attach_workload(
+        &self,
+        request: admin::AttachWorkload,
+        device: Option<OwnedFd>,
+    ) -> Result<admin::WorkloadAttached, ErrorBody> {
+        let wish = request.wish()?;
+        // Held over the write, so that two requests do not overwrite each other's file.
+        let _running = self.running.lock().await;
+        let attached = match device {
+            Some(device) => self.adopt_device(wish, device).await?,
+            None => {
+                let publish = move |node_loop: &mut NodeLoop, now| {
+                    let workload = node_loop.node.publish(&wish.name, wish.publish)?;
+                    Ok::<_, NoSuchWorkload>(admin::Workload::of(&workload, now))
+                };
+                self.node.call(publish).await??
+            }
+        };
+        if let Err(error) = self.remember_workloads().await {
+            let name = attached.name.clone();
+            let detached = self.node.call(move |node_loop, _| node_loop.detach(&name));
+            if let (_, Some(device)) = detached.await?? {
+                remove_device(device).await;
+            }
+            return Err(error);
+        }
+        Ok(admin::WorkloadAttached { workload: attached })
+    }
+
+    async fn adopt_device(
+        &self,
+        wish: Wish,
+        device: OwnedFd,
+    ) -> Result<admin::Workload, ErrorBody> {
+        let refused = |error: &(dyn std::error::Error + 'static)| {
+            refusal(ErrorCode::Usage, &chain(error), "meshd attach")
+        };
+        let tun = Tun::adopt(device).map_err(|error| refused(&error))?;
+        let tun = Arc::new(tun);
+        let kept = Arc::clone(&tun);
+        let attach = move |node_loop: &mut NodeLoop, now| {
+            let workload = node_loop.attach(wish, tun, now)?;
+            Ok::<_, AttachError>(admin::Workload::of(&workload, now))
+        };
+        let attached = self.node.call(attach).await??;
+        // Only now, so that a device that was refused goes with its descriptor.
+        kept.set_persistence(Persistence::Stays)
+            .map_err(|error| refused(&error))?;
+        Ok(attached)
+    }
+
+    /// Detaches a workload, and forgets it. Its interface is gone when this returns.
+    ///
+    /// # Errors
+    /// There is none of that name, or it cannot be forgotten.
+    pub async fn detach_workload(&self, name: &str) -> Result<admin::WorkloadDetached, ErrorBody> {
+        let _running = self.running.lock().await;
+        let name = name.to_owned();
+        let detach = move |node_loop: &mut NodeLoop, now| {
+            let (workload, device) = node_loop.detach(&name)?;
+            Ok::<_, NoSuchWorkload>((admin::Workload::of(&workload, now), device))
+        };
+        let (workload, device) = self.node.call(detach).await??;
+        if let Some(device) = device {
+            remove_device(device).await;
+        }
+        self.remember_workloads().await?;
+        Ok(admin::WorkloadDetached { workload })
+    }
+
+    /// Writes down which workloads are to be brought back after a restart.
+    pub(crate) async fn remember_workloads(&self) -> Result<(), ErrorBody> {
+        let workloads = self
+            .node
+            .call(|node_loop, _| node_loop.node.workloads_to_remember())
+            .await?;
+        let workloads = workloads.into_iter().map(admin::AttachWorkload::of);
+        let record = state::Workloads {
+            workloads: workloads.collect(),
+        };
+        self.write(&record).map_err(not_remembered)
+    }
+
     /// Changes the level of the log until the next reload or start.
     pub fn set_log_level(&self, level: config::LogLevel) {
         self.telemetry.set_level(level);
@@ -271,6 +381,22 @@ impl Remembered {
                 && new.seen.saturating_sub(old.seen) < REMEMBER_AGAIN.as_secs()
         };
         self.0.peers.len() != now.peers.len() || !self.0.peers.iter().zip(&now.peers).all(is_same)
+    }
+}
+
+/// Removes the device of a workload that packet threads are about to let go of. Removing it takes the kernel some time, which must not
+/// be theirs.
+pub(crate) async fn remove_device(device: Arc<Tun>) {
+    if let Err(error) = device.set_persistence(Persistence::Goes) {
+        debug!(%error, "A workload's interface was gone already");
+    }
+    let patience = tokio::time::Instant::now() + LET_GO;
+    while Arc::strong_count(&device) > 1 && tokio::time::Instant::now() < patience {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let removed = tokio::task::spawn_blocking(move || drop(device));
+    if removed.await.is_err() {
+        warn!("A workload's interface was not removed");
     }
 }
 

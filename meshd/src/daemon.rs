@@ -15,19 +15,19 @@ use tracing::{debug, error, info, warn};
 
 use crate::{
     admin::{
-        WarningCode,
+        AttachWorkload, WarningCode,
         server::{AdminSocket, BindError},
     },
     alerts::Alerts,
     bell::Bell,
     clock_watch::{self, ClockWatch, Reading},
     config::{HostPort, MAX_QUEUES, Settings, Source, StreamListen},
-    control::{Control, Remembered, chain, note_write},
+    control::{Control, Remembered, chain, note_write, remove_device},
     control_plane,
     discard::Discards,
     driver::{self, NodeHandle, Request, Vitals},
     fib::{Fib, Own},
-    forward::{Outlet, RelayLimit, Shared, Sockets},
+    forward::{Devices, Outlet, RelayLimit, Shared, Sockets},
     identity::{Identity, resolver_address},
     io::{
         clock::Clock,
@@ -48,6 +48,7 @@ use crate::{
     state::{self, PeerSeen, Port, StateDir, StateError, StateLock, Stock},
     stream::{self, Berth},
     telemetry::Telemetry,
+    workload::Wish,
 };
 
 /// Packets that the interface queues for us; with offloads each may be a super-packet. Long enough for a burst of small packets,
@@ -232,6 +233,7 @@ async fn live(launch: Launch) -> Result<(), RunError> {
     let shared = Shared {
         fib: Arc::new(ArcSwap::from_pointee(empty)),
         tun: Arc::new(tun),
+        devices: Arc::new(Devices::new().map_err(RunError::Start)?),
         clock,
         relay_limit: Arc::new(RelayLimit::new(clock.now())),
         outlet: Outlet {
@@ -455,6 +457,7 @@ fn fresh(
     let fresh = Fresh {
         identity,
         added: state.read::<Stock>()?.unwrap_or_default().devices,
+        workloads: remembered_workloads(state, alerts)?,
         seen: known.into_iter().map(seen).collect(),
         seed: u64::from_ne_bytes(seed),
         token,
@@ -462,6 +465,18 @@ fn fresh(
         discards: Arc::clone(&discards),
     };
     Ok((fresh, discards))
+}
+
+/// The workloads that were attached before.
+fn remembered_workloads(state: &StateDir, alerts: &Alerts) -> Result<Vec<Wish>, StateError> {
+    let kept = read_or_set_aside::<state::Workloads>(state, alerts)?.unwrap_or_default();
+    let wish = |workload: AttachWorkload| {
+        let name = workload.name.clone();
+        let wish = workload.wish();
+        wish.inspect_err(|error| warn!(workload = name, error = chain(error), "Workload forgotten"))
+            .ok()
+    };
+    Ok(kept.workloads.into_iter().filter_map(wish).collect())
 }
 
 /// Opens the WireGuard sockets. Addresses with port 0 share one random port, which is remembered.
@@ -582,6 +597,16 @@ async fn serve_node(mut requests: mpsc::Receiver<Request>, control: &Control) {
                 if !control.plane.look_up(prefix) {
                     control_plane::answer(control, prefix, None).await;
                 }
+                continue;
+            }
+            Request::RememberWorkloads => {
+                if let Err(error) = control.remember_workloads().await {
+                    warn!(error = error.error, "Workloads not remembered");
+                }
+                continue;
+            }
+            Request::RemoveDevice(device) => {
+                remove_device(device).await;
                 continue;
             }
             Request::Remember { epoch } => {

@@ -36,6 +36,9 @@ reasons! {
     InsideSource => "inside-source",
     /// From inside or from a leaf: a destination outside the overlay block, link-local or multicast.
     NotOverlay => "not-overlay",
+    /// What belongs to a link and not to the overlay, from or for a workload or a peer: router and neighbour discovery, multicast, and
+    /// whatever has a link-local source or none.
+    LinkScope => "link-scope",
     /// No node with this /64 is known, or nobody holds this address inside our own /64.
     NoRoute => "no-route",
     /// The peer is known, but no session with it could be opened in time.

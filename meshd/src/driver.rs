@@ -38,7 +38,8 @@
 //! snapshot, to the TUN device or into the session of whoever asked.
 //!
 //! Probes of path agents, under tokens that were given away, come to the node loop over a queue of their own, after all that concerns
-//! sessions. Sockets that are opened while the daemon runs have one more outside thread, `extra`, which mostly sleeps.
+//! sessions. Sockets that are opened while the daemon runs have one more outside thread, `extra`, which mostly sleeps; the devices of
+//! workloads have one more inside thread, `workloads`.
 //!
 //! On more than three processors there are several of inside and outside, in pairs, each with a queue of the TUN device and sockets of its
 //! own; the first is the one that the node loop and the handshake thread use. Order inside a flow holds because the kernel keeps a flow in one
@@ -68,14 +69,17 @@ use crate::{
     bell::{self, Bell},
     config::{HostPort, MAX_QUEUES, Settings},
     discard::Reason,
-    forward::{Doors, Inside, Notice, Outbox, Outside, Probed, QUESTIONS, Resolver, Shared},
+    forward::{
+        Device, Doors, Inside, Notice, Outbox, Outside, Probed, QUESTIONS, Resolver, Shared,
+    },
     handshake::{HandshakeThread, Incoming, Stranger},
     identity::NodeId,
-    io::wake::Wake,
+    io::{tun::Tun, wake::Wake},
     node::{Fresh, Node, Output, Pong, derive},
     pulse::Pulse,
     resolved::Zones,
     stream::{self, StreamThread},
+    workload::{AttachError, NoSuchWorkload, Wish, Workload},
 };
 
 /// Notices of the packet threads: a burst of packets for a closed session at most.
@@ -162,6 +166,10 @@ pub enum Request {
         /// The epoch.
         epoch: u32,
     },
+    /// Workloads to remember over a restart: there are fewer.
+    RememberWorkloads,
+    /// The device of a workload to be removed, which takes the kernel a while.
+    RemoveDevice(Arc<Tun>),
 }
 
 /// A handle on the node loop, for the control thread.
@@ -363,6 +371,7 @@ pub fn start(
         resolver.run();
         Ok(())
     })?;
+    let workloads = Inside::of_workloads(shared.clone(), seed_of_workloads()?);
     let extra = extra.outside(&doors);
     let for_streams = for_streams.outside(&doors);
     drop(doors);
@@ -379,6 +388,10 @@ pub fn start(
         carry(names[0], Box::new(|stop, pulse| outside.run(stop, pulse)))?;
         carry(names[1], Box::new(|stop, pulse| inside.run(stop, pulse)))?;
     }
+    carry(
+        "workloads",
+        Box::new(|stop, pulse| workloads.run_workloads(stop, pulse)),
+    )?;
     carry(
         "extra",
         Box::new(|stop, pulse| extra.run_extra(stop, pulse)),
@@ -401,6 +414,13 @@ pub fn start(
         packets,
         pulses,
     })
+}
+
+/// It begins the names of fragments.
+fn seed_of_workloads() -> io::Result<u32> {
+    let mut seed = [0; 4];
+    getrandom::fill(&mut seed)?;
+    Ok(u32::from_ne_bytes(seed))
 }
 
 /// What the threads are made of, joined by their queues.
@@ -584,6 +604,39 @@ impl NodeLoop {
         receiver
     }
 
+    /// Attaches a workload by the device that was handed over for it.
+    ///
+    /// # Errors
+    /// [`AttachError`]; the device is dropped then.
+    pub fn attach(
+        &mut self,
+        wish: Wish,
+        tun: Arc<Tun>,
+        now: Instant,
+    ) -> Result<Workload, AttachError> {
+        let workload = self.node.attach(wish, now)?;
+        if let Some(attached) = &workload.attached {
+            self.shared.devices.add(Device {
+                id: attached.id,
+                address: workload.address,
+                tun,
+                stats: Arc::clone(&attached.stats),
+            });
+        }
+        Ok(workload)
+    }
+
+    /// Detaches a workload. Returns what it was, and its device, if it had one.
+    ///
+    /// # Errors
+    /// [`NoSuchWorkload`].
+    pub fn detach(&mut self, name: &str) -> Result<(Workload, Option<Arc<Tun>>), NoSuchWorkload> {
+        let workload = self.node.detach(name)?;
+        let attached = workload.attached.as_ref();
+        let device = attached.and_then(|attached| self.shared.devices.remove(attached.id));
+        Ok((workload, device))
+    }
+
     /// Addresses or routes of the underlay changed.
     pub fn handle_network_change(&mut self, now: Instant) {
         self.shared.outlet.sockets.note_change();
@@ -630,6 +683,10 @@ impl NodeLoop {
                     self.node.handle_echo_reply(number, received);
                 }
                 Notice::FirstContact(packet) => self.node.handle_first_contact(packet, now),
+                Notice::WorkloadGone(id) => {
+                    self.shared.devices.remove(id);
+                    self.node.handle_workload_gone(id);
+                }
                 Notice::Stream(event) => self.node.handle_stream(event, now),
                 Notice::UnknownLabel { from, label } => {
                     self.node.handle_unknown_label(from, label, now);
@@ -773,6 +830,22 @@ impl NodeLoop {
                     // An epoch that is not remembered costs the next start a round trip to a neighbour.
                     if self.requests.try_send(Request::Remember { epoch }).is_err() {
                         debug!(epoch, "Epoch not remembered");
+                    }
+                }
+                Output::RememberWorkloads => {
+                    // What is not forgotten now is found dead by the next `meshd attach --restore`.
+                    if self.requests.try_send(Request::RememberWorkloads).is_err() {
+                        debug!("Workloads not remembered");
+                    }
+                }
+                Output::DetachWorkload(id) => {
+                    if let Some(device) = self.shared.devices.remove(id)
+                        && self
+                            .requests
+                            .try_send(Request::RemoveDevice(device))
+                            .is_err()
+                    {
+                        warn!("A workload's interface stays in its namespace");
                     }
                 }
                 // Full under a flood of proofs only; the router asks for what it still wants.

@@ -19,6 +19,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use filter::Ports;
 use ipnetwork::Ipv6Network;
 use names::Directory;
 use routing::LinkId;
@@ -31,6 +32,7 @@ use crate::{
     labels::Pair,
     path::probe::TokenId,
     relayed,
+    workload::{WorkloadId, WorkloadStats},
 };
 
 /// Where packets go, as an immutable snapshot.
@@ -53,6 +55,8 @@ pub struct Fib {
     tokens: HashSet<TokenId>,
     /// The labels under which neighbours take our own datagrams for a node.
     own_labels: HashMap<Ipv6Addr, (Arc<NextHop>, u32)>,
+    /// The attached workloads of this node.
+    workloads: HashMap<Ipv6Addr, Arc<Workload>>,
 }
 
 /// What never changes about this node.
@@ -254,6 +258,21 @@ pub enum Onward {
     Nowhere,
 }
 
+/// An attached workload of this node. Its device is among the [`Devices`](crate::forward::Devices).
+#[derive(Debug)]
+pub struct Workload {
+    /// Names the attachment, and so the device.
+    pub id: WorkloadId,
+    /// What it is called.
+    pub name: String,
+    /// Its address, the only source it may use.
+    pub address: Ipv6Addr,
+    /// What everybody may reach who reaches this node at all.
+    pub publish: Vec<Ports>,
+    /// What is noted about it.
+    pub stats: Arc<WorkloadStats>,
+}
+
 /// What FIB 1 says about a destination.
 #[derive(Debug)]
 pub enum Lookup<'a> {
@@ -261,6 +280,8 @@ pub enum Lookup<'a> {
     Host,
     /// The name server of this node.
     Resolver,
+    /// A workload of this node.
+    Workload(&'a Arc<Workload>),
     /// Through this session: another node, or a leaf of ours.
     Session(&'a Arc<Session>),
     /// Inside the overlay, but nobody we have a session with.
@@ -301,6 +322,7 @@ impl Fib {
             by_label: HashMap::new(),
             tokens: HashSet::new(),
             own_labels: HashMap::new(),
+            workloads: HashMap::new(),
         };
         for carrier in carriers {
             let carrier = Arc::new(carrier);
@@ -360,6 +382,22 @@ impl Fib {
         self.directory.as_deref()
     }
 
+    /// The same, with these workloads attached.
+    pub fn hosting(self, workloads: impl IntoIterator<Item = Workload>) -> Self {
+        let workloads = workloads.into_iter();
+        Self {
+            workloads: workloads
+                .map(|workload| (workload.address, Arc::new(workload)))
+                .collect(),
+            ..self
+        }
+    }
+
+    /// The workload of this node with this address.
+    pub fn workload(&self, address: Ipv6Addr) -> Option<&Arc<Workload>> {
+        self.workloads.get(&address)
+    }
+
     /// Whether this token was given to somebody.
     pub fn has_given(&self, token: &TokenId) -> bool {
         self.tokens.contains(token)
@@ -401,6 +439,11 @@ impl Fib {
         }
         if !overlay().contains(destination) {
             return Lookup::NotOverlay;
+        }
+        if self.is_ours(destination)
+            && let Some(workload) = self.workloads.get(&destination)
+        {
+            return Lookup::Workload(workload);
         }
         match self.by_prefix.lookup(destination) {
             Some(carrier) => Lookup::Session(&carrier.session),

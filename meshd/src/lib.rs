@@ -9,6 +9,7 @@ pub mod bell;
 mod checksum;
 pub mod cli;
 pub mod clock_watch;
+pub mod cni;
 pub mod commands;
 pub mod config;
 pub mod control;
@@ -49,3 +50,4 @@ pub mod stream;
 pub mod telemetry;
 #[cfg(any(test, feature = "_sim"))]
 mod testdata;
+pub mod workload;

@@ -8,7 +8,12 @@ use meshd::cli::Cli;
 use meshd::commands;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = if commands::is_plugin() {
+        // A container runtime starts its plugins by their file, without arguments.
+        Cli::parse_from(["meshd", "cni"])
+    } else {
+        Cli::parse()
+    };
     let outcome = commands::dispatch(cli, &mut io::stdout().lock());
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

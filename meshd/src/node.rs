@@ -25,6 +25,7 @@ mod tests;
 mod trace;
 mod ways;
 mod why;
+mod workloads;
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -78,6 +79,7 @@ use crate::{
     path::Demand,
     state::StockDevice,
     stream,
+    workload::{Wish, WorkloadId, Workloads},
 };
 
 /// Names of an endpoint are resolved again at most this often while nobody answers.
@@ -128,6 +130,7 @@ pub struct Node {
     rng: fastrand::Rng,
     peers: BTreeMap<PublicKey, Entry>,
     held: Held,
+    workloads: Workloads,
     pings: Pings,
     errors: ErrorLimit,
     discards: Arc<Discards>,
@@ -251,6 +254,10 @@ pub enum Output {
         /// The epoch.
         epoch: u32,
     },
+    /// Give up the device of this attachment, for good.
+    DetachWorkload(WorkloadId),
+    /// Remember [`Node::workloads_to_remember`] over a restart: there are fewer.
+    RememberWorkloads,
 }
 
 /// The reply to one echo request.
@@ -310,6 +317,8 @@ pub struct Fresh {
     pub identity: Identity,
     /// Devices that `meshd wg add` added.
     pub added: Vec<StockDevice>,
+    /// Workloads that were attached before.
+    pub workloads: Vec<Wish>,
     /// Where and when peers were last heard of.
     pub seen: BTreeMap<PublicKey, Seen>,
     /// Randomness for indices and jitter.
@@ -341,6 +350,7 @@ impl Node {
         let Fresh {
             identity,
             added,
+            workloads,
             seen,
             seed,
             token,
@@ -378,6 +388,7 @@ impl Node {
             rng,
             peers: BTreeMap::new(),
             held: Held::default(),
+            workloads: Workloads::new(prefix, workloads),
             pings: Pings {
                 token,
                 next: 0,

@@ -64,6 +64,14 @@ impl Ipv6Header {
     }
 }
 
+impl Ipv6Header {
+    /// The destination of a packet, or of the beginning of one.
+    pub fn parse_destination(packet: &[u8]) -> Option<Ipv6Addr> {
+        let octets = packet.get(24..)?.first_chunk::<16>()?;
+        Some(Ipv6Addr::from(*octets))
+    }
+}
+
 /// Source and destination port of a UDP packet without extension headers; nothing if it is none, or its length is wrong.
 pub fn udp_ports(header: &Ipv6Header, packet: &[u8]) -> Option<(u16, u16)> {
     if header.next_header != UDP {
@@ -119,6 +127,15 @@ pub fn upper_layer(packet: &[u8]) -> Option<UpperLayer> {
         offset += length;
     }
     None
+}
+
+/// Whether this is router or neighbour discovery (RFC 4861), an affair of links that has no business in the overlay.
+pub fn is_neighbour_discovery(upper: &UpperLayer, packet: &[u8]) -> bool {
+    upper.protocol == ICMPV6
+        && !upper.is_later_fragment
+        && packet
+            .get(upper.offset)
+            .is_some_and(|kind| (133..=137).contains(kind))
 }
 
 /// Takes one hop off a packet in transit; false if none was left (RFC 8200 §3).

@@ -5,6 +5,7 @@
 //! | `node.key` | the identity: 64 hexadecimal digits and a newline | once |
 //! | `port.json` | the random WireGuard port ([`Port`]) | at the first start |
 //! | `stock.json` | devices added by `meshd wg add` ([`Stock`]) | when one comes or goes |
+//! | `workloads.json` | workloads that `meshd attach` or a container runtime attached ([`Workloads`]) | when one comes or goes |
 //! | `peers.json` | where peers were last seen ([`Peers`]) | now and then |
 //! | `control.json` | the control plane's contacts and ports ([`Remembered`](crate::control_plane::Remembered)) | now and then |
 //! | `kernel.json` | rules and tables that outlive a killed daemon ([`Journal`](crate::journal::Journal)) | at start and stop |
@@ -24,6 +25,7 @@ use serde::{Deserialize, Serialize};
 use wireguard::PublicKey;
 use zeroize::Zeroizing;
 
+use crate::admin::AttachWorkload;
 use crate::identity::{Identity, SeedError};
 
 const KEY_FILE: &str = "node.key";
@@ -79,6 +81,18 @@ pub struct StockDevice {
 
 impl Record for Stock {
     const FILE: &'static str = "stock.json";
+    const VERSION: u32 = 1;
+}
+
+/// `workloads.json`
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Workloads {
+    /// By name; those of the configuration are not among them.
+    pub workloads: Vec<AttachWorkload>,
+}
+
+impl Record for Workloads {
+    const FILE: &'static str = "workloads.json";
     const VERSION: u32 = 1;
 }
 

@@ -1,6 +1,7 @@
 //! The client's side of the admin socket: one request, one answer.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -15,11 +16,12 @@ use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
 use super::{
-    AddDevice, DeviceAdded, DeviceRemoved, Devices, Document, ErrorBody, Events, EventsRequest,
-    Links, Log, LogLines, MAX_BODY, Netcheck, Peers, PingAnswer, PingRequest, Reload, Routes,
-    Schema, Status, Trace, TraceRequest, VERSION, VERSION_HEADER, Wait, WaitRequest, Why,
-    WhyRequest,
+    AddDevice, AttachWorkload, DeviceAdded, DeviceRemoved, Devices, Document, ErrorBody, Events,
+    EventsRequest, Links, Log, LogLines, MAX_BODY, Netcheck, Peers, PingAnswer, PingRequest,
+    Reload, Routes, Schema, Status, Trace, TraceRequest, VERSION, VERSION_HEADER, Wait,
+    WaitRequest, Why, WhyRequest, WorkloadAttached, WorkloadDetached, Workloads,
 };
+use crate::io::handover::HandoverStream;
 
 /// How long the daemon may take for what takes no time.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -185,6 +187,36 @@ impl Client {
         )
     }
 
+    /// `GET /v1/workloads`
+    pub fn workloads(&self) -> Result<Workloads, ClientError> {
+        self.get("/v1/workloads")
+    }
+
+    /// `POST /v1/workloads`, with the device as a descriptor.
+    pub fn attach_workload(
+        &self,
+        request: &AttachWorkload,
+        device: Option<OwnedFd>,
+    ) -> Result<WorkloadAttached, ClientError> {
+        self.call_with(
+            Method::POST,
+            "/v1/workloads",
+            body(request)?,
+            device,
+            TIMEOUT,
+        )
+    }
+
+    /// `DELETE /v1/workloads/NAME`
+    pub fn detach_workload(&self, name: &str) -> Result<WorkloadDetached, ClientError> {
+        self.call(
+            Method::DELETE,
+            &format!("/v1/workloads/{}", escape(name)),
+            Bytes::new(),
+            TIMEOUT,
+        )
+    }
+
     fn get<T: Schema + DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
         self.call(Method::GET, path, Bytes::new(), TIMEOUT)
     }
@@ -197,8 +229,19 @@ impl Client {
         body: Bytes,
         patience: Duration,
     ) -> Result<T, ClientError> {
+        self.call_with(method, path, body, None, patience)
+    }
+
+    fn call_with<T: Schema + DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+        descriptor: Option<OwnedFd>,
+        patience: Duration,
+    ) -> Result<T, ClientError> {
         let bytes = self.run(async {
-            tokio::time::timeout(patience, self.exchange(method, path, body))
+            tokio::time::timeout(patience, self.exchange(method, path, body, descriptor))
                 .await
                 .map_err(|_elapsed| ClientError::Timeout)?
         })?;
@@ -232,8 +275,9 @@ impl Client {
         method: Method,
         path: &str,
         body: Bytes,
+        descriptor: Option<OwnedFd>,
     ) -> Result<Bytes, ClientError> {
-        let stream = self.connect().await?;
+        let stream = HandoverStream::sending(self.connect().await?, descriptor);
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
         let request = Request::builder()
             .method(method)

@@ -23,8 +23,8 @@ use tokio::{
 };
 
 use super::{
-    AddDevice, ErrorBody, ErrorCode, EventsRequest, Log, PingRequest, TraceRequest, VERSION,
-    VERSION_HEADER, WaitRequest, WhyRequest, server::refusal,
+    AddDevice, AttachWorkload, ErrorBody, ErrorCode, EventsRequest, Log, PingRequest, TraceRequest,
+    VERSION, VERSION_HEADER, WaitRequest, WhyRequest, server::refusal,
 };
 
 /// Longest head of a request, in bytes.
@@ -64,6 +64,9 @@ pub enum Command {
     Devices,
     AddDevice(AddDevice),
     RemoveDevice(String),
+    Workloads,
+    AttachWorkload(AttachWorkload),
+    DetachWorkload(String),
 }
 
 /// Serves one request. `has_asked` is set when all of it has been read; `answer` gives the answer's body.
@@ -165,6 +168,12 @@ async fn read(
         (&Method::DELETE, path) if path.starts_with("/v1/wg/") => {
             let name = path.trim_start_matches("/v1/wg/").to_owned();
             Ok(Command::RemoveDevice(name))
+        }
+        (&Method::GET, "/v1/workloads") => Ok(Command::Workloads),
+        (&Method::POST, "/v1/workloads") => parse(&body).map(Command::AttachWorkload),
+        (&Method::DELETE, path) if path.starts_with("/v1/workloads/") => {
+            let name = path.trim_start_matches("/v1/workloads/").to_owned();
+            Ok(Command::DetachWorkload(name))
         }
         (_, path) => Err(refusal(
             ErrorCode::Usage,

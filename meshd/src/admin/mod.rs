@@ -18,6 +18,9 @@
 //! | `GET /v1/wg` | | [`Devices`] |
 //! | `POST /v1/wg` | [`AddDevice`] | [`DeviceAdded`] |
 //! | `DELETE /v1/wg/NAME` | | [`DeviceRemoved`] |
+//! | `GET /v1/workloads` | | [`Workloads`] |
+//! | `POST /v1/workloads` | [`AttachWorkload`] | [`WorkloadAttached`] |
+//! | `DELETE /v1/workloads/NAME` | | [`WorkloadDetached`] |
 //!
 //! Every answer is a [`Document`], every refusal an [`ErrorBody`] with [`ErrorCode::status`]. Both sides send
 //! [`VERSION_HEADER`]. Fields are only ever added; unknown ones are ignored; absent values are null.
@@ -27,6 +30,7 @@ pub mod connection;
 mod reach;
 mod routing;
 pub mod server;
+mod workload;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -44,6 +48,10 @@ pub use self::reach::{
 pub use self::routing::{
     Backup, Event, Events, EventsRequest, Happening, Hop, Link, LinkState, Links,
     MAX_EVENTS_TIMEOUT_MS, MAX_TRACE_TIMEOUT_MS, Route, RouteOrigin, Routes, Trace, TraceRequest,
+};
+pub use self::workload::{
+    AttachWorkload, WishError, Workload, WorkloadAttached, WorkloadDetached, WorkloadOrigin,
+    WorkloadState, Workloads,
 };
 use crate::config::LogLevel;
 
@@ -121,6 +129,9 @@ pub struct Status {
     /// The control plane; null when it is off.
     #[serde(default)]
     pub control: Option<ControlPlane>,
+    /// Its workloads, by name.
+    #[serde(default)]
+    pub workloads: Vec<Workload>,
 }
 
 /// What finds nodes and carries their signals, by libp2p.

@@ -4,6 +4,7 @@ use std::{
     collections::VecDeque,
     io,
     net::SocketAddr,
+    os::fd::OwnedFd,
     path::Path as FilePath,
     sync::{
         Arc,
@@ -31,7 +32,10 @@ use crate::{
     control::Control,
     driver::Gone,
     identity::resolver_address,
-    io::peer_credentials,
+    io::{
+        handover::{HandoverStream, Received},
+        peer_credentials,
+    },
     node::{CommandError, millis},
 };
 
@@ -188,7 +192,9 @@ impl Clients {
         let has_asked = Arc::new(AtomicBool::new(false));
         let asked = Arc::clone(&has_asked);
         let task = self.tasks.spawn(async move {
-            let answer = |command| carry_out(&control, command);
+            let descriptor = Received::default();
+            let stream = HandoverStream::receiving(stream, descriptor.clone());
+            let answer = |command| carry_out(&control, command, descriptor.take());
             if let Err(error) = connection::serve(stream, access, &asked, answer).await {
                 debug!(%error, "Admin client went away");
             }
@@ -233,8 +239,12 @@ fn access(stream: &UnixStream, group: Option<u32>) -> Access {
     }
 }
 
-/// Does what a client asks, and gives back what to tell it.
-async fn carry_out(control: &Control, command: Command) -> Result<Vec<u8>, ErrorBody> {
+/// Does what a client asks, with the descriptor that came with it, and gives back what to tell it.
+async fn carry_out(
+    control: &Control,
+    command: Command,
+    descriptor: Option<OwnedFd>,
+) -> Result<Vec<u8>, ErrorBody> {
     match command {
         Command::Status => control.status().await.map(document),
         Command::Peers => Ok(document(Peers {
@@ -284,6 +294,12 @@ async fn carry_out(control: &Control, command: Command) -> Result<Vec<u8>, Error
             control.remove_device(&name).await?;
             Ok(document(DeviceRemoved { name }))
         }
+        Command::Workloads => control.workloads().await.map(document),
+        Command::AttachWorkload(request) => {
+            let attached = control.attach_workload(request, descriptor);
+            attached.await.map(document)
+        }
+        Command::DetachWorkload(name) => control.detach_workload(&name).await.map(document),
     }
 }
 

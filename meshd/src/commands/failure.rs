@@ -61,7 +61,7 @@ impl Failure {
     }
 
     /// An error with everything that caused it.
-    fn of(exit: Exit, error: &dyn std::error::Error) -> Self {
+    pub(super) fn of(exit: Exit, error: &dyn std::error::Error) -> Self {
         let mut what = error.to_string();
         let mut source = error.source();
         while let Some(cause) = source {

@@ -1,9 +1,12 @@
 //! The verbs, one file each. They write to the given output; what goes wrong is a [`Failure`], printed once by `main`.
 
+mod attach;
 mod bugreport;
 mod cleanup;
+mod cni;
 mod completions;
 mod config;
+mod detach;
 mod doctor;
 mod events;
 mod explain;
@@ -28,6 +31,7 @@ mod trace;
 mod wait;
 mod wg;
 mod why;
+mod workloads;
 
 use std::fs;
 use std::io::{self, Write};
@@ -40,6 +44,7 @@ use crate::admin::{Document, Schema, Warning};
 use crate::cli::{Cli, Global, Verb};
 use crate::config::{Config, DEFAULT_PATH, Source};
 
+pub use cni::is_asked_for as is_plugin;
 pub use failure::{Exit, Failure};
 
 /// Does what the command line says.
@@ -68,6 +73,10 @@ pub fn dispatch(cli: Cli, out: &mut impl Write) -> Result<(), Failure> {
         Verb::Bugreport(options) => bugreport::run(global, &options, out),
         Verb::Log { level } => log::run(global, level, out),
         Verb::Wg(verb) => wg::run(global, verb, out),
+        Verb::Attach(options) => attach::run(global, options, out),
+        Verb::Detach { name } => detach::run(global, &name, out),
+        Verb::Workloads => workloads::run(global, out),
+        Verb::Cni => cni::run(global, out),
         Verb::Completions { shell } => completions::run(shell, out),
         Verb::Man { dir } => man::run(&dir),
         Verb::Help { topic } => explain::run(&topic, out),

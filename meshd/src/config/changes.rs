@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use super::settings::{LogSettings, PeerSettings, Settings, StockSettings};
+use super::settings::{LogSettings, PeerSettings, Settings, StockSettings, WorkloadSettings};
 use crate::identity::NodeId;
 
 /// The differences between two [`Settings`], in words for the person who reloads.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Changes {
-    /// What takes effect at once: peers, stock devices, admission, relaying, inbound, log level.
+    /// What takes effect at once: peers, stock devices, workloads, admission, relaying, inbound, log level.
     pub applied: Vec<String>,
     /// What takes effect after a restart of the daemon, by key.
     pub restart: Vec<String>,
@@ -31,6 +31,12 @@ impl Settings {
             "device",
             &self.stock_by_name(),
             &new.stock_by_name(),
+        );
+        compare(
+            &mut changes.applied,
+            "workload",
+            &self.workloads_by_name(),
+            &new.workloads_by_name(),
         );
         for node in new.allow_keys.difference(&self.allow_keys) {
             changes
@@ -103,6 +109,13 @@ impl Settings {
         self.stock
             .iter()
             .map(|stock| (stock.name.as_str(), stock))
+            .collect()
+    }
+
+    fn workloads_by_name(&self) -> BTreeMap<&str, &WorkloadSettings> {
+        self.workloads
+            .iter()
+            .map(|workload| (workload.name.as_str(), workload))
             .collect()
     }
 

@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::num::{NonZeroU8, NonZeroU32};
 use std::path::Path;
 
+use filter::Ports;
 use ipnetwork::Ipv6Network;
 use names::Directory;
 use wireguard::PublicKey;
@@ -14,13 +15,17 @@ use super::fault::Fault;
 use super::settings::{
     Admission, ApiSettings, ControlSettings, DnsSettings, InboundSettings, InterfaceSettings,
     LogSettings, PeerSettings, RelaySettings, Settings, StockRouting, StockSettings, StreamListen,
+    WorkloadSettings,
 };
 use super::{
     AUTO, Config, Dns, Endpoints, MAX_QUEUES, NETWORK_LABEL, Peer, PeerInbound, Stock, Trust,
-    Verdict,
+    Verdict, Workload,
 };
 use crate::admin::{Warning, WarningCode};
-use crate::identity::{DERIVATION, NodeId, leaf_address, overlay, resolver_address};
+use crate::identity::{
+    DERIVATION, NodeId, leaf_address, overlay, resolver_address, workload_address,
+};
+use crate::workload::{MAX_PUBLISHED, MAX_WORKLOADS, Target};
 
 /// Sockets that one daemon opens at most; an [`Endpoint`](wireguard) numbers them in a byte.
 const MAX_LISTEN: usize = 16;
@@ -77,6 +82,7 @@ impl Check {
         self.absolute("api.socket", &config.api.socket);
         let metrics = self.metrics(&config.metrics.listen);
         let dns = self.dns(&config.dns);
+        let workloads = self.workloads(&config.workload);
         self.unavailable(config);
         Settings {
             name,
@@ -94,6 +100,7 @@ impl Check {
             control,
             peers,
             stock,
+            workloads,
             inbound: InboundSettings {
                 default: config.inbound.default,
             },
@@ -369,6 +376,62 @@ impl Check {
         self.allowed.push((network, key.to_owned()));
     }
 
+    fn workloads(&mut self, workloads: &[Workload]) -> Vec<WorkloadSettings> {
+        let mut checked: Vec<WorkloadSettings> = Vec::new();
+        for (i, workload) in workloads.iter().enumerate() {
+            let key = format!("workload[{i}]");
+            let Workload {
+                name,
+                netns,
+                publish,
+            } = workload;
+            let at = format!("{key}.name");
+            if !is_label(name) {
+                self.fault(
+                    &at,
+                    format!("`{name}` is no name: 1 to 63 lower-case letters, digits and hyphens"),
+                );
+            }
+            // Workloads have names of their own, apart from those of peers and devices.
+            if checked.iter().any(|other| other.name == *name) {
+                self.fault(
+                    &at,
+                    format!("`{name}` is the name of another workload already"),
+                );
+            }
+            if let Some(own) = self.own {
+                let address = workload_address(own.prefix(), name);
+                let taken = self.allowed.iter().find(|(of, _)| of.contains(address));
+                if let Some((network, device)) = taken {
+                    let message = format!("its address {address} lies in {network} of {device}");
+                    self.fault(&at, message);
+                }
+            }
+            let netns = format!("netns:{netns}").parse::<Target>();
+            let target = netns.map_err(|_| "not the name or the path of a network namespace");
+            let target = self.ok(&format!("{key}.netns"), target);
+            let at = format!("{key}.publish");
+            let publish: Vec<Ports> = publish
+                .iter()
+                .filter_map(|text| self.ok(&at, text.parse()))
+                .collect();
+            if publish.len() > MAX_PUBLISHED {
+                self.fault(&at, format!("more than {MAX_PUBLISHED} entries"));
+            }
+            if let Some(target) = target {
+                checked.push(WorkloadSettings {
+                    name: name.clone(),
+                    target,
+                    publish,
+                });
+            }
+        }
+        if workloads.len() > MAX_WORKLOADS {
+            self.fault("workload", format!("more than {MAX_WORKLOADS} workloads"));
+        }
+        checked
+    }
+
     fn allow_keys(&mut self, texts: &[String]) -> BTreeSet<NodeId> {
         let mut nodes = BTreeSet::new();
         for (i, text) in texts.iter().enumerate() {
@@ -543,9 +606,6 @@ impl Check {
         }
         if !config.inbound.allow.is_empty() {
             self.not_yet("inbound.allow");
-        }
-        if !config.workload.is_empty() {
-            self.not_yet("[[workload]]");
         }
     }
 

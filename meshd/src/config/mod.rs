@@ -28,6 +28,7 @@ pub use fault::Fault;
 pub use settings::{
     Admission, ApiSettings, ControlSettings, DnsSettings, InboundSettings, InterfaceSettings,
     LogSettings, PeerSettings, RelaySettings, Settings, StockRouting, StockSettings, StreamListen,
+    WorkloadSettings,
 };
 
 /// In `[wireguard] stream_listen`: the addresses of `listen` whose port is written.

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::num::{NonZeroU8, NonZeroU32};
 use std::path::PathBuf;
 
+use filter::Ports;
 use ipnetwork::Ipv6Network;
 use wireguard::PublicKey;
 
@@ -13,6 +14,7 @@ use super::{Dht, DnsMode, LogFormat, LogLevel, PeerInbound, Relay, Verdict};
 use crate::admin::Warning;
 use crate::identity::NodeId;
 use crate::state::StockDevice;
+use crate::workload::Target;
 
 /// What the configuration says, every value parsed, in its range, and in agreement with the others.
 #[derive(Debug, Clone, PartialEq)]
@@ -41,6 +43,8 @@ pub struct Settings {
     pub peers: Vec<PeerSettings>,
     /// Configured stock WireGuard devices, in the file's order; names and keys differ from the peers' as well.
     pub stock: Vec<StockSettings>,
+    /// Configured workloads, in the file's order; no two share a name.
+    pub workloads: Vec<WorkloadSettings>,
     /// What those who are not in the configuration may reach.
     pub inbound: InboundSettings,
     /// The Unix socket.
@@ -200,6 +204,18 @@ pub enum StockRouting {
     Stub,
     /// It may also announce what lies inside these prefixes, which lie in the overlay, and carry packets for them.
     Legacy(Vec<Ipv6Network>),
+}
+
+/// One of `[[workload]]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WorkloadSettings {
+    /// What it is called: a DNS label.
+    pub name: String,
+    /// Its network namespace.
+    pub target: Target,
+    /// What everybody may reach who reaches this node at all; at most
+    /// [`MAX_PUBLISHED`](crate::workload::MAX_PUBLISHED).
+    pub publish: Vec<Ports>,
 }
 
 /// `[inbound]`

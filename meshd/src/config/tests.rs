@@ -408,9 +408,6 @@ fn what_is_not_there_yet_is_never_silently_ignored() {
 [inbound]
 icmp_echo = false
 allow = [{ from = 'member:a' }]
-[[workload]]
-name = 'web'
-netns = 'web'
 [metrics]
 listen = '[::1]:9586'
 [dns]
@@ -423,10 +420,7 @@ domain = 'home'
         .iter()
         .map(|warning| warning.text.split(':').next().unwrap())
         .collect();
-    assert_eq!(
-        keys,
-        ["inbound.icmp_echo = false", "inbound.allow", "[[workload]]",]
-    );
+    assert_eq!(keys, ["inbound.icmp_echo = false", "inbound.allow"]);
     let less = "[node]\nrelay = 'off'\n[control]\nenabled = false\nmdns = false\ndht = 'off'\n[dns]\nmode = 'off'";
     assert_eq!(settings(less).warnings, []);
 }

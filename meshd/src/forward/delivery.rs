@@ -1,7 +1,7 @@
 //! The delivery step: where an authenticated packet from outside goes.
 //!
 //! This is where the promise of the source check is kept (design, Data plane): a packet reaches the TUN only out of the session whose
-//! key owns its source address, and only if its destination is this node; a leaf's packets go on as if read from a TUN. Packets that carry
+//! key owns its source address, and only if its destination is this node or a workload of its; a leaf's packets go on as if read from a TUN. Packets that carry
 //! a datagram of somebody's session between two nodes are the exception that makes relaying possible: nobody vouches for their source, and
 //! all that ever comes of them is another datagram to open, or to send on.
 
@@ -12,9 +12,12 @@ use wireguard::{Session, Verdict};
 
 use crate::{
     discard::Reason,
-    fib::{Carrier, Fib, Lookup, NextHop, Relay, Role, Route},
+    fib::{Carrier, Fib, Lookup, NextHop, Relay, Role, Route, Workload},
     icmp::{self, Unreachable},
-    packet::{FRAGMENT, HeaderError, ICMPV6, Ipv6Header, UDP, udp_ports, upper_layer},
+    packet::{
+        FRAGMENT, HeaderError, ICMPV6, Ipv6Header, UDP, is_neighbour_discovery, udp_ports,
+        upper_layer,
+    },
     relayed::Relayed,
     signal,
 };
@@ -35,6 +38,8 @@ pub enum Delivery<'a> {
     Host,
     /// To the name server of this node, from a leaf.
     Resolver,
+    /// To a workload of this node, behind its own device.
+    Workload(&'a Arc<Workload>),
     /// Into another session: from or to a leaf of ours.
     Forward(&'a Arc<Session>),
     /// It carries a whole datagram for a session of ours.
@@ -75,12 +80,18 @@ pub fn deliver<'a>(
         return delivery;
     }
     // Extension headers without end cost every receiver time for each, and hide what is behind them from every filter.
-    if upper_layer(packet).is_none() {
+    let Some(upper) = upper_layer(packet) else {
         return Delivery::Discard(Reason::Malformed);
+    };
+    if is_neighbour_discovery(&upper, packet) {
+        return Delivery::Discard(Reason::LinkScope);
     }
     match (verdict, fib.lookup(header.destination)) {
         (Verdict::Foreign, _) => Delivery::Discard(Reason::OutsideSource),
         (Verdict::Owned | Verdict::Leaf, Lookup::Host) => Delivery::Host,
+        (Verdict::Owned | Verdict::Leaf, Lookup::Workload(workload)) => {
+            Delivery::Workload(workload)
+        }
         (Verdict::Owned, Lookup::Session(leaf)) if fib.is_ours(header.destination) => {
             Delivery::Forward(leaf)
         }

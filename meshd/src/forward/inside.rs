@@ -1,6 +1,11 @@
-//! From inside to outside: TUN, queue, source check, FIB 1, seal, UDP.
+//! From inside to outside: TUN, queue, source check, FIB 1, seal, UDP. What is for somebody on this machine goes to another TUN.
 
-use std::{io, os::fd::AsFd, sync::Arc, time::Instant};
+use std::{
+    io::{self, IoSlice},
+    os::fd::AsFd,
+    sync::Arc,
+    time::Instant,
+};
 
 use super::{Egress, Notice, Shared, queue::Queue, resolver::Asker};
 use crate::{
@@ -13,7 +18,7 @@ use crate::{
         tun::Tun,
         wake::Wake,
     },
-    packet::{HeaderError, Ipv6Header, mark_congestion},
+    packet::{HeaderError, Ipv6Header, is_neighbour_discovery, mark_congestion, upper_layer},
     pulse::Pulse,
 };
 
@@ -25,10 +30,20 @@ const READ_BYTES: usize = 8 << 16;
 /// The thread that carries packets from the TUN device to the sockets.
 #[derive(Debug)]
 pub struct Inside {
-    shared: Shared,
-    queue: Queue,
-    egress: Egress,
-    errors: ErrorLimit,
+    pub(super) shared: Shared,
+    pub(super) queue: Queue,
+    pub(super) egress: Egress,
+    pub(super) errors: ErrorLimit,
+    pub(super) senders: Senders,
+}
+
+/// Whose packets a thread carries.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Senders {
+    /// The host's.
+    Host,
+    /// Those of workloads, each found to have the source of the device that it came from.
+    Workloads,
 }
 
 impl Inside {
@@ -40,6 +55,7 @@ impl Inside {
             egress: Egress::new(shared.outlet.clone(), seed),
             shared,
             errors,
+            senders: Senders::Host,
         }
     }
 
@@ -68,6 +84,11 @@ impl Inside {
     pub(crate) fn turn(&mut self, tun: &Tun) -> io::Result<bool> {
         let now = self.shared.clock.now();
         self.read(tun, now)?;
+        Ok(self.send(now))
+    }
+
+    /// Sends as much as fits into one batch. Says whether nothing is left in the queue.
+    pub(super) fn send(&mut self, now: Instant) -> bool {
         while self.egress.has_room()
             && let Some(mut next) = self.queue.pop(now)
         {
@@ -76,7 +97,7 @@ impl Inside {
             self.queue.recycle(next);
         }
         self.egress.flush(now);
-        Ok(self.queue.is_empty())
+        self.queue.is_empty()
     }
 
     fn read(&mut self, tun: &Tun, now: Instant) -> io::Result<()> {
@@ -102,6 +123,10 @@ impl Inside {
     fn carry(&mut self, frame: &mut [u8], is_chosen: bool, now: Instant) {
         let is_lossy =
             is_chosen && !mark_congestion(frame.get_mut(offload::HEADER..).unwrap_or_default());
+        let fib = self.shared.fib.load_full();
+        if self.stays_here(frame, is_lossy, &fib) {
+            return;
+        }
         let segments = match offload::split(frame) {
             Ok(segments) => segments,
             Err(
@@ -122,8 +147,7 @@ impl Inside {
                 return self.shared.discard(Reason::Malformed, packets);
             }
         };
-        let fib = self.shared.fib.load_full();
-        if header.source != fib.own().address {
+        if !self.may_send(&header, &fib) {
             return self.refuse(
                 Reason::InsideSource,
                 Unreachable::SourcePolicy,
@@ -152,16 +176,18 @@ impl Inside {
                 self.egress.send(session, &mut segments, &fib, now);
             }
             // The kernel keeps packets to its own address to itself.
-            Lookup::Host | Lookup::NotOverlay => self.shared.discard(Reason::NotOverlay, packets),
+            Lookup::Host | Lookup::Workload(_) | Lookup::NotOverlay => {
+                self.shared.discard(Reason::NotOverlay, packets);
+            }
             Lookup::Resolver => {
                 let mut segments = segments;
                 while let Some(packet) = segments.next_packet() {
-                    if !self.shared.asks(|| Asker::Host, packet) {
+                    if !self.shared.asks(|| Asker::Inside, packet) {
                         self.answer(Unreachable::Port, &fib, packet, now);
                     }
                 }
             }
-            Lookup::Unknown if fib.admits_strangers() => {
+            Lookup::Unknown if fib.admits_strangers() && !fib.is_ours(header.destination) => {
                 let mut segments = segments;
                 while let Some(packet) = segments.next_packet() {
                     self.shared
@@ -173,6 +199,52 @@ impl Inside {
                 self.refuse(Reason::NoRoute, Unreachable::NoRoute, &fib, &segments, now)
             }
         }
+    }
+
+    fn may_send(&self, header: &Ipv6Header, fib: &Fib) -> bool {
+        match self.senders {
+            Senders::Host => header.source == fib.own().address,
+            Senders::Workloads => fib.workload(header.source).is_some(),
+        }
+    }
+
+    /// Switches a frame that is for a workload, or from one for the host: it goes into the other device as it is. Says whether it was
+    /// such a frame. A lossy one is lost as a whole, as in every queue of the kernel's.
+    fn stays_here(&self, frame: &[u8], is_lossy: bool, fib: &Fib) -> bool {
+        let packet = frame.get(offload::HEADER..).unwrap_or_default();
+        let Ok(header) = Ipv6Header::parse(packet) else {
+            return false;
+        };
+        let workload = match (fib.lookup(header.destination), self.senders) {
+            (Lookup::Workload(workload), _) => Some(workload),
+            (Lookup::Host, Senders::Workloads) => None,
+            (
+                Lookup::Host
+                | Lookup::Resolver
+                | Lookup::Session(_)
+                | Lookup::Unknown
+                | Lookup::NotOverlay,
+                _,
+            ) => {
+                return false;
+            }
+        };
+        if !self.may_send(&header, fib) {
+            return false;
+        }
+        let frame = [IoSlice::new(frame)];
+        match upper_layer(packet) {
+            None => self.shared.discard(Reason::Malformed, 1),
+            Some(upper) if is_neighbour_discovery(&upper, packet) => {
+                self.shared.discard(Reason::LinkScope, 1);
+            }
+            Some(_) if is_lossy => self.shared.discard(Reason::Congested, 1),
+            Some(_) => match workload {
+                Some(workload) => self.shared.write_to(workload, &frame),
+                None => self.shared.write(&frame),
+            },
+        }
+        true
     }
 
     fn refuse(

@@ -6,6 +6,7 @@
 mod codel;
 pub mod delivery;
 pub mod demux;
+mod devices;
 mod egress;
 mod entrance;
 mod extra;
@@ -16,6 +17,7 @@ mod queue;
 mod relay_limit;
 mod resolver;
 mod stage;
+mod workloads;
 
 use std::{
     io::{self, IoSlice},
@@ -32,6 +34,7 @@ use crossbeam_channel::{Sender, TrySendError};
 use wireguard::{Endpoint, PublicKey, Signals, Underlay, constants::INITIATION_LEN};
 
 pub use self::{
+    devices::{Device, Devices},
     egress::Egress,
     entrance::Doors,
     extra::Extra,
@@ -44,9 +47,16 @@ pub use self::{
 use crate::{
     bell,
     discard::{Discards, Reason},
-    fib::{Carrier, Fib, Queued},
-    io::{clock::Clock, offload::VirtioHeader, tun::Tun, udp::UdpSocket},
+    fib::{Carrier, Fib, Queued, Workload},
+    io::{
+        clock::Clock,
+        offload::{HEADER, VirtioHeader},
+        tun::Tun,
+        udp::UdpSocket,
+    },
+    packet::Ipv6Header,
     stream,
+    workload::WorkloadId,
 };
 
 /// What the packet threads share. A shard, the two threads of one queue, has the device's queue and the sockets to itself.
@@ -56,6 +66,8 @@ pub struct Shared {
     pub fib: Arc<ArcSwap<Fib>>,
     /// The shard's queue of the device of this host.
     pub tun: Arc<Tun>,
+    /// The devices of workloads, of all shards.
+    pub devices: Arc<Devices>,
     /// The clock that the node loop uses too.
     pub clock: Clock,
     /// What is forwarded for others, by all threads.
@@ -96,6 +108,8 @@ pub enum Notice {
     },
     /// Something about a TCP stream.
     Stream(stream::Event),
+    /// The namespace of this attachment has died, and its device with it.
+    WorkloadGone(WorkloadId),
     /// A packet that a peer sent to the node itself.
     Packet {
         /// Who sent it.
@@ -346,14 +360,36 @@ impl Shared {
         self.outlet.discards.discard(reason, packets);
     }
 
-    /// Writes one packet to the TUN device.
+    /// Writes one packet to the TUN device of whom it is for: a workload, else the host.
     pub fn deliver(&self, packet: &[u8]) {
         let header = VirtioHeader::default().emit();
-        if self
-            .tun
-            .write(&[IoSlice::new(&header), IoSlice::new(packet)])
-            .is_err()
-        {
+        let frame = [IoSlice::new(&header), IoSlice::new(packet)];
+        let fib = self.fib.load();
+        match Ipv6Header::parse_destination(packet).and_then(|to| fib.workload(to)) {
+            Some(workload) => self.write_to(workload, &frame),
+            None => self.write(&frame),
+        }
+    }
+
+    /// Writes a frame, virtio header first, to the host's device.
+    fn write(&self, frame: &[IoSlice<'_>]) {
+        if self.tun.write(frame).is_err() {
+            self.discard(Reason::TunWrite, 1);
+        }
+    }
+
+    /// Writes a frame, virtio header first, to the device of a workload.
+    fn write_to(&self, workload: &Workload, frame: &[IoSlice<'_>]) {
+        let table = self.devices.table();
+        // It may have been detached since the snapshot was made.
+        let written = match table.get(workload.id) {
+            Some(device) => device.tun.write(frame).is_ok(),
+            None => false,
+        };
+        if written {
+            let length: usize = frame.iter().map(|slice| slice.len()).sum();
+            workload.stats.note_received(length.saturating_sub(HEADER));
+        } else {
             self.discard(Reason::TunWrite, 1);
         }
     }

@@ -65,6 +65,8 @@ struct Opener {
     coalescer: Coalescer,
     egress: Egress,
     errors: ErrorLimit,
+    /// Among what was noted to be written is something for workloads.
+    for_workloads: bool,
     /// A socket's queue stands: the sender of one of the next packets is to slow down.
     owes_mark: bool,
     /// When the node loop last heard of a label that is not known.
@@ -93,6 +95,7 @@ impl Outside {
             coalescer: Coalescer::new(shared.tun.offload()),
             egress: Egress::new(shared.outlet.clone(), seed),
             errors: ErrorLimit::new(shared.clock.now()),
+            for_workloads: false,
             owes_mark: false,
             wondered: None,
             proven: None,
@@ -296,12 +299,12 @@ impl Opener {
         let mut outer = std::mem::take(&mut self.outer);
         self.dispatch(&mut outer, Arrival::Direct, shared, fib, now);
         self.send_transit(&outer, now);
-        self.write(&mut outer, shared);
+        self.write(&mut outer, shared, fib);
         if !self.nested.is_empty() || !self.inner.is_empty() {
             let mut inner = std::mem::take(&mut self.inner);
             self.open_nested(&mut outer, &mut inner, entrance, shared, fib, now);
             self.dispatch(&mut inner, Arrival::Relayed, shared, fib, now);
-            self.write(&mut inner, shared);
+            self.write(&mut inner, shared, fib);
             inner.clear();
             self.inner = inner;
         }
@@ -326,7 +329,10 @@ impl Opener {
             let carrier = Arc::clone(carrier);
             let packet = &mut stage.arena[place.clone()];
             match deliver(fib, &carrier, arrival, decrypted.verdict, packet) {
-                Delivery::Host | Delivery::Forward(_) | Delivery::Transit(_)
+                Delivery::Host
+                | Delivery::Workload(_)
+                | Delivery::Forward(_)
+                | Delivery::Transit(_)
                     if decrypted.is_chosen && !mark_congestion(packet) =>
                 {
                     shared.discard(Reason::Congested, 1);
@@ -342,6 +348,10 @@ impl Opener {
                     if !shared.asks(|| Asker::Device(Arc::clone(&carrier.session)), packet) {
                         self.answer(&carrier, Unreachable::Port, packet, fib, now);
                     }
+                }
+                Delivery::Workload(_) => {
+                    self.for_workloads = true;
+                    self.coalescer.push(&stage.arena, place);
                 }
                 Delivery::Forward(to) => {
                     if packet.len() > to.mtu() {
@@ -559,13 +569,19 @@ impl Opener {
         }
     }
 
-    /// Writes what was noted for the host.
-    fn write(&mut self, stage: &mut Stage, shared: &Shared) {
-        let tun = &shared.tun;
+    /// Writes what was noted for the host and for workloads.
+    fn write(&mut self, stage: &mut Stage, shared: &Shared, fib: &Fib) {
+        let for_workloads = std::mem::take(&mut self.for_workloads);
+        // Virtio header first, then the packet's beginning.
+        let workload = |frame: &[IoSlice<'_>]| {
+            let packet = frame.get(1).filter(|_| for_workloads)?;
+            fib.workload(Ipv6Header::parse_destination(packet)?)
+        };
         self.coalescer
             .flush(&mut stage.arena, |frame: &[IoSlice<'_>]| {
-                if tun.write(frame).is_err() {
-                    shared.discard(Reason::TunWrite, 1);
+                match workload(frame) {
+                    Some(workload) => shared.write_to(workload, frame),
+                    None => shared.write(frame),
                 }
             });
     }

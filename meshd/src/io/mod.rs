@@ -5,6 +5,7 @@
 //!  udp ── recv ──► segments ─► (open) ─► offload::Coalescer ──► tun::write  gathered, not copied
 //!  tcp: connections that nobody waits for; socket: options and names of sockets of every kind
 //!  poll, wake, clock: how a packet thread waits, is stopped, and tells the time
+//!  namespace, handover: where workloads live, and how their devices come to the daemon
 //!  hardening: what a daemon that has been taken over may still do
 //!  multicast: what is said to everybody on a link
 //!  netlink: addresses, routes and rules of the overlay; changes of the underlay
@@ -14,8 +15,10 @@
 #![allow(unsafe_code, reason = "system calls live here and nowhere else")]
 
 pub mod clock;
+pub mod handover;
 pub mod hardening;
 pub mod multicast;
+pub mod namespace;
 pub mod netlink;
 pub mod nft;
 pub mod offload;

@@ -73,6 +73,14 @@ impl<'fd> Poll<'fd> {
         )
     }
 
+    /// Watches the descriptor at `position` no more.
+    pub fn ignore(&mut self, position: usize) {
+        if let Some(entry) = self.entries.get_mut(position) {
+            // ppoll leaves out negative ones.
+            (entry.fd, entry.revents) = (-1, 0);
+        }
+    }
+
     /// Whether the descriptor at `position` had something to read, or an error to report, after the last wait.
     pub fn is_ready(&self, position: usize) -> bool {
         self.entries

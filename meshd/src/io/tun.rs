@@ -11,8 +11,8 @@ const PATH: &CStr = c"/dev/net/tun";
 
 /// One queue of a TUN device. Every read and write carries a virtio header (see [`offload`](super::offload)) before the packet.
 ///
-/// The device is not persistent: it disappears, with its addresses and routes, when the last queue is dropped or the
-/// process dies. Reads and writes take `&self`; a thread that reads and one that writes may share it.
+/// The device of the host is not persistent: it disappears, with its addresses and routes, when the last queue is dropped or the
+/// process dies. That of a workload is ([`Tun::set_persistence`]). Reads and writes take `&self`; a thread that reads and one that writes may share it.
 pub struct Tun {
     device: tun::Device,
     name: String,
@@ -74,28 +74,105 @@ pub enum OpenError {
     },
 }
 
+/// Whether a device outlives those who have it open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Persistence {
+    /// It stays until somebody removes it, or its network namespace dies.
+    Stays,
+    /// It goes with the last descriptor.
+    Goes,
+}
+
+/// Why a descriptor is not the device of a workload.
+#[derive(Debug, thiserror::Error)]
+pub enum AdoptError {
+    /// No TUN device at all.
+    #[error("the descriptor is no TUN device")]
+    NotTun(#[source] io::Error),
+    /// A TUN device of another kind.
+    #[error(
+        "the TUN device has flags {flags:#x} and a header of {header} bytes, which is not how meshd makes one"
+    )]
+    Kind {
+        /// Its `IFF_` flags.
+        flags: i32,
+        /// Length of its virtio header.
+        header: i32,
+    },
+    /// The system refused.
+    #[error("cannot use the TUN device")]
+    Kernel(#[source] io::Error),
+}
+
 impl Tun {
     /// Creates the device `name` with one queue, down and without an address; never takes over an existing interface.
     pub fn open(name: &str) -> Result<Self, OpenError> {
-        let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
-        if name.is_empty()
-            || name.len() >= libc::IFNAMSIZ
-            || !name.bytes().all(plain)
-            || matches!(name, "." | "..")
-        {
-            return Err(OpenError::BadName {
-                name: name.to_owned(),
-            });
-        }
-        Self::attach(name, libc::IFF_TUN_EXCL)
+        check_name(name)?;
+        // Multi-queue also for one queue: the flag cannot be added later.
+        Self::attach(name, libc::IFF_MULTI_QUEUE | libc::IFF_TUN_EXCL)
     }
 
     /// Opens one more queue of the same device. The kernel spreads flows over the queues; a flow stays in its queue.
     pub fn queue(&self) -> Result<Self, OpenError> {
-        Self::attach(&self.name, 0)
+        Self::attach(&self.name, libc::IFF_MULTI_QUEUE)
     }
 
-    fn attach(name: &str, exclusive: i32) -> Result<Self, OpenError> {
+    /// Creates the device of a workload, in the network namespace of this thread: it has one queue for good, so that it cannot be in two
+    /// hands. The descriptor keeps that namespace alive, wherever the device is moved.
+    pub fn open_for_workload(name: &str) -> Result<Self, OpenError> {
+        check_name(name)?;
+        Self::attach(name, libc::IFF_TUN_EXCL)
+    }
+
+    /// Opens the device of a workload again; it is in the network namespace of this thread, and nobody has it open.
+    pub fn open_again(name: &str) -> Result<Self, OpenError> {
+        check_name(name)?;
+        Self::attach(name, 0)
+    }
+
+    /// The device of a workload that somebody handed over, if that is what it is. It may be in any network namespace.
+    ///
+    /// # Errors
+    /// [`AdoptError`]: it is something else.
+    pub fn adopt(fd: OwnedFd) -> Result<Self, AdoptError> {
+        // SAFETY: ifreq is plain data for which all zeroes is a value.
+        let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+        // SAFETY: TUNGETIFF writes one ifreq, which lives through the call; of another descriptor it is an error.
+        check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::TUNGETIFF, &raw mut request) })
+            .map_err(AdoptError::NotTun)?;
+        let mut header: libc::c_int = 0;
+        // SAFETY: TUNGETVNETHDRSZ writes one int, which lives through the call.
+        check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::TUNGETVNETHDRSZ, &raw mut header) })
+            .map_err(AdoptError::NotTun)?;
+        // SAFETY: TUNGETIFF has filled in the flags of the union.
+        let flags = i32::from(unsafe { request.ifr_ifru.ifru_flags });
+        let wanted = libc::IFF_TUN | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
+        let unwanted = libc::IFF_TAP | libc::IFF_MULTI_QUEUE;
+        if flags & (wanted | unwanted) != wanted
+            || usize::try_from(header) != Ok(super::offload::HEADER)
+        {
+            return Err(AdoptError::Kind { flags, header });
+        }
+        let name = request.ifr_name.iter().take_while(|byte| **byte != 0);
+        let name: String = name.map(|byte| char::from(byte.cast_unsigned())).collect();
+        set_nonblocking(&fd).map_err(AdoptError::Kernel)?;
+        let offload = enable_offloads(&fd).map_err(AdoptError::Kernel)?;
+        // The index is that of another namespace, and nobody's business here.
+        Self::own(fd, &name, 0, offload).map_err(AdoptError::Kernel)
+    }
+
+    /// Makes the device outlive its descriptors, or not.
+    ///
+    /// # Errors
+    /// The device is gone.
+    pub fn set_persistence(&self, persistence: Persistence) -> io::Result<()> {
+        let persists = libc::c_ulong::from(persistence == Persistence::Stays);
+        // SAFETY: TUNSETPERSIST takes its argument by value.
+        check(unsafe { libc::ioctl(self.device.as_raw_fd(), libc::TUNSETPERSIST, persists) })
+            .map(drop)
+    }
+
+    fn attach(name: &str, further: i32) -> Result<Self, OpenError> {
         let failed = |step, source: io::Error| open_error(step, name, source);
         // SAFETY: the path is a string that ends with a zero byte.
         let fd = check(unsafe {
@@ -113,33 +190,25 @@ impl Tun {
         for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
             *to = from as libc::c_char;
         }
-        // Multi-queue also for one queue: the flag cannot be added later.
-        let flags = libc::IFF_TUN
-            | libc::IFF_NO_PI
-            | libc::IFF_VNET_HDR
-            | libc::IFF_MULTI_QUEUE
-            | exclusive;
+        let flags = libc::IFF_TUN | libc::IFF_NO_PI | libc::IFF_VNET_HDR | further;
         request.ifr_ifru.ifru_flags = flags as c_short;
         // SAFETY: TUNSETIFF reads and writes one ifreq, which lives through the call.
         check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::TUNSETIFF, &raw mut request) })
             .map_err(|source| failed("create", source))?;
 
-        let tcp = libc::TUN_F_CSUM | libc::TUN_F_TSO4 | libc::TUN_F_TSO6;
-        let offload = if set_offload(&fd, tcp | libc::TUN_F_USO4 | libc::TUN_F_USO6).is_ok() {
-            Offload::TcpAndUdp
-        } else {
-            set_offload(&fd, tcp).map_err(|source| failed("enable offloads of", source))?;
-            Offload::Tcp
-        };
+        let offload =
+            enable_offloads(&fd).map_err(|source| failed("enable offloads of", source))?;
         let index = index_of(name).map_err(|source| failed("find the index of", source))?;
+        Self::own(fd, name, index, offload).map_err(|source| failed("take over", source))
+    }
 
+    fn own(fd: OwnedFd, name: &str, index: u32, offload: Offload) -> io::Result<Self> {
         let mut configuration = tun::Configuration::default();
         configuration
             .raw_fd(fd.into_raw_fd())
             .close_fd_on_drop(true)
             .tun_name(name);
-        let device = tun::Device::new(&configuration)
-            .map_err(|error| failed("take over", io::Error::other(error)))?;
+        let device = tun::Device::new(&configuration).map_err(io::Error::other)?;
         Ok(Self {
             device,
             name: name.to_owned(),
@@ -228,7 +297,7 @@ impl Tun {
         &self.name
     }
 
-    /// The interface's index, for [`netlink`](super::netlink).
+    /// The interface's index, for [`netlink`](super::netlink); 0 if it was [handed over](Self::adopt).
     pub fn index(&self) -> u32 {
         self.index
     }
@@ -254,6 +323,37 @@ impl fmt::Debug for Tun {
             .field("offload", &self.offload)
             .finish_non_exhaustive()
     }
+}
+
+fn check_name(name: &str) -> Result<(), OpenError> {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+    if name.is_empty()
+        || name.len() >= libc::IFNAMSIZ
+        || !name.bytes().all(plain)
+        || matches!(name, "." | "..")
+    {
+        return Err(OpenError::BadName {
+            name: name.to_owned(),
+        });
+    }
+    Ok(())
+}
+
+fn set_nonblocking(fd: &OwnedFd) -> io::Result<()> {
+    // SAFETY: F_GETFL and F_SETFL take and return integers.
+    let flags = check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GETFL) })?;
+    // SAFETY: as above.
+    check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFL, flags | libc::O_NONBLOCK) }).map(drop)
+}
+
+/// Enables what the kernel has; says what that is.
+fn enable_offloads(fd: &OwnedFd) -> io::Result<Offload> {
+    let tcp = libc::TUN_F_CSUM | libc::TUN_F_TSO4 | libc::TUN_F_TSO6;
+    if set_offload(fd, tcp | libc::TUN_F_USO4 | libc::TUN_F_USO6).is_ok() {
+        return Ok(Offload::TcpAndUdp);
+    }
+    set_offload(fd, tcp)?;
+    Ok(Offload::Tcp)
 }
 
 fn set_offload(fd: &OwnedFd, features: libc::c_uint) -> io::Result<()> {
@@ -322,6 +422,44 @@ mod tests {
             let second = first.queue().unwrap();
             assert_eq!(first.index(), second.index());
             assert_eq!(first.read(&mut [0; 64]).unwrap(), None);
+        });
+    }
+
+    #[test]
+    fn a_workloads_device_is_adopted_and_nothing_else_is() {
+        in_namespace(|| {
+            let made = Tun::open_for_workload("web0").unwrap();
+            let copy = made.as_fd().try_clone_to_owned().unwrap();
+            let adopted = Tun::adopt(copy).unwrap();
+            assert_eq!(adopted.name(), "web0");
+            assert_eq!(adopted.offload(), made.offload());
+            let host = Tun::open("mesh0").unwrap();
+            let copy = host.as_fd().try_clone_to_owned().unwrap();
+            assert!(matches!(Tun::adopt(copy), Err(AdoptError::Kind { .. })));
+            let null = std::fs::File::open("/dev/null").unwrap();
+            assert!(matches!(
+                Tun::adopt(null.into()),
+                Err(AdoptError::NotTun(_))
+            ));
+        });
+    }
+
+    #[test]
+    fn a_persistent_device_is_in_one_pair_of_hands_and_waits_for_the_next() {
+        in_namespace(|| {
+            let first = Tun::open_for_workload("web0").unwrap();
+            first.set_persistence(Persistence::Stays).unwrap();
+            assert!(matches!(
+                Tun::open_again("web0"),
+                Err(OpenError::InUse { .. })
+            ));
+            let index = first.index();
+            drop(first);
+            let second = Tun::open_again("web0").unwrap();
+            assert_eq!(second.index(), index);
+            second.set_persistence(Persistence::Goes).unwrap();
+            drop(second);
+            assert!(index_of("web0").is_err());
         });
     }
 

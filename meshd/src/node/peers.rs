@@ -226,6 +226,9 @@ impl Node {
         self.admission = settings.admission;
         self.relay = settings.relay;
         self.warnings.clone_from(&settings.warnings);
+        for id in self.workloads.configure(&settings.workloads) {
+            self.outputs.push_back(Output::DetachWorkload(id));
+        }
         let wanted = self.wanted(settings, added);
         let keys: BTreeSet<PublicKey> = wanted.iter().map(|(key, _)| *key).collect();
         let keeps = |key: &PublicKey, entry: &Entry| {

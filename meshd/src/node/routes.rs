@@ -250,6 +250,7 @@ impl Node {
             .relaying(self.relay.mbit)
             .naming(self.directory.clone())
             .probing(self.reach.tokens())
+            .hosting(self.hosted())
             .labelling(self.given_labels(next_hop), self.own_labels(next_hop))
     }
 

@@ -49,6 +49,7 @@ impl Host {
         let fresh = Fresh {
             identity: identity(n),
             added: Vec::new(),
+            workloads: Vec::new(),
             seen,
             seed: n as u64,
             token: *b"test-tok",

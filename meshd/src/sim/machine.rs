@@ -21,7 +21,7 @@ use crate::{
     discard::{Discards, Reason},
     driver::{self, NodeHandle, NodeLoop, Parts, Request, Shard, Turn},
     fib::{Fib, Own},
-    forward::{Inside, Notice, Outbox, Outlet, Outside, RelayLimit, Shared, Sockets},
+    forward::{Devices, Inside, Notice, Outbox, Outlet, Outside, RelayLimit, Shared, Sockets},
     handshake::{Desk, HandshakeThread, Strangers},
     identity::NodeId,
     io::{
@@ -194,6 +194,7 @@ impl Machine {
         let fresh = Fresh {
             identity: testdata::identity(self.number),
             added: Vec::new(),
+            workloads: Vec::new(),
             seen: seen.collect(),
             seed,
             token,
@@ -215,6 +216,7 @@ impl Machine {
         let shared = Shared {
             fib: Arc::clone(&fib),
             tun: Arc::clone(&tun),
+            devices: Arc::new(Devices::new()?),
             clock: self.clock,
             relay_limit: Arc::new(RelayLimit::new(self.clock.now())),
             outlet: Outlet {

@@ -439,7 +439,11 @@ impl Net {
         let daemon = self.machines[self.at(machine)].daemon.as_ref();
         daemon.map_or(0, |daemon| match daemon.fib.load().lookup(address) {
             Lookup::Session(session) => session.counters().handshakes,
-            Lookup::Host | Lookup::Resolver | Lookup::Unknown | Lookup::NotOverlay => 0,
+            Lookup::Host
+            | Lookup::Workload(_)
+            | Lookup::Resolver
+            | Lookup::Unknown
+            | Lookup::NotOverlay => 0,
         })
     }
 
@@ -449,7 +453,11 @@ impl Net {
         let daemon = self.machines[self.at(machine)].daemon.as_ref();
         daemon.map_or(0, |daemon| match daemon.fib.load().lookup(address) {
             Lookup::Session(session) => session.mtu(),
-            Lookup::Host | Lookup::Resolver | Lookup::Unknown | Lookup::NotOverlay => 0,
+            Lookup::Host
+            | Lookup::Workload(_)
+            | Lookup::Resolver
+            | Lookup::Unknown
+            | Lookup::NotOverlay => 0,
         })
     }
 
@@ -673,6 +681,8 @@ impl Net {
                 Request::Resolve { .. } => {}
                 // There is no control plane, and the node does not ask.
                 Request::Lookup { .. } | Request::Introduce { .. } => {}
+                // There are no workloads.
+                Request::RememberWorkloads | Request::RemoveDevice(_) => {}
             }
         }
         let outcomes = self.machines[machine].jobs();

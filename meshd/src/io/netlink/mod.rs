@@ -10,8 +10,10 @@
 
 mod changes;
 mod networks;
+mod workload;
 
 pub use changes::{Change, Changes};
+pub use workload::Present;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -166,11 +168,30 @@ impl Netlink {
 
     /// Makes the interface ready and routes the overlay to it. May be repeated; replaces what a killed daemon left behind.
     pub async fn configure(&self, interface: &Interface) -> Result<(), NetlinkError> {
+        let Interface { index, address, .. } = *interface;
+        self.prepare(interface).await?;
+        self.give_address(index, address).await?;
+        self.set_up(index).await?;
+        self.wait_until_local(address).await?;
+
+        self.add_routes(index).await?;
+        for rule in rules() {
+            self.remove_rule(&rule).await?;
+            self.add_rule(rule).await?;
+        }
+        Ok(())
+    }
+
+    /// Gives an interface that is down its sizes, and sees to it that it will have no link-local address.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub async fn prepare(&self, interface: &Interface) -> Result<(), NetlinkError> {
         let Interface {
             index,
-            address,
             mtu,
             queue_length,
+            ..
         } = *interface;
         let links = self.handle.link();
 
@@ -193,23 +214,13 @@ impl Netlink {
         if let Err(error) = links.change(size).execute().await {
             tracing::debug!(%error, "Interface keeps its own limit on super-packets");
         }
-
-        self.give_address(index, address).await?;
-        let up = LinkUnspec::new_with_index(index).up().build();
-        links
-            .change(up)
-            .execute()
-            .await
-            .map_err(failed("set the interface up"))?;
-
-        self.wait_until_local(address).await?;
-
-        self.add_routes(index).await?;
-        for rule in rules() {
-            self.remove_rule(&rule).await?;
-            self.add_rule(rule).await?;
-        }
         Ok(())
+    }
+
+    async fn set_up(&self, index: u32) -> Result<(), NetlinkError> {
+        let up = LinkUnspec::new_with_index(index).up().build();
+        let change = self.handle.link().change(up).execute().await;
+        change.map_err(failed("set the interface up"))
     }
 
     /// Puts back what somebody has taken away since [`Self::configure`], and does not touch what is there. An interface that was set
