@@ -183,7 +183,7 @@ fn a_chained_plugin_adds_an_interface_and_errors_have_their_codes() {
     let runtime = runtime(&lab);
     let pod = lab.host("pod");
     let netns = path(&pod);
-    pod.run("ip link add eth0 type dummy");
+    pod.run("ip link add eth0 type veth peer name other");
     let previous = json!({
         "cniVersion": "1.1.0",
         "interfaces": [{"name": "eth0", "sandbox": netns}],
