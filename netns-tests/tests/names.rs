@@ -57,6 +57,8 @@ fn told(host: &Host, server: SocketAddr, name: &str) -> String {
 /// A phone, its gateway, and a node behind that, in a row.
 struct Row {
     phone: Host,
+    /// A namespace beside the gateway.
+    workload: Host,
     gateway: Daemon,
     far: Daemon,
     /// Where the phone finds the gateway.
@@ -77,6 +79,7 @@ impl Row {
             gateway: gateway.meshd(settings),
             far: far.meshd(far_settings),
             phone,
+            workload: lab.host("workload"),
             endpoint: SocketAddr::new(front.b.v4.into(), 51860),
             _lab: lab,
         }
@@ -184,6 +187,39 @@ fn a_question_costs_little() {
         times[499]
     );
     assert_eq!(row.gateway.drops().get("query-queue-full"), None);
+}
+
+#[test]
+fn a_workload_asks_its_node_and_has_a_name_while_it_is_attached() {
+    let row = Row::new("names workload");
+    let (host, at) = (row.gateway.host(), server(row.gateway.address()));
+    let web = row.workload.clone();
+    let target = format!("netns:{}", web.namespace());
+    let address = row.gateway.attach(&target, "web").address;
+    for asker in [host, &web] {
+        assert_eq!(
+            told(asker, at, "web.gateway.mesh.internal."),
+            address.to_string()
+        );
+        let back = Name::from(address).to_ascii();
+        assert_eq!(told(asker, at, &back), "web.gateway.mesh.internal.");
+        assert_eq!(
+            told(asker, at, "far.mesh.internal."),
+            row.far.address().to_string()
+        );
+    }
+    // Others compute the same address, without having been told.
+    let (far, at_far) = (row.far.host(), server(row.far.address()));
+    assert_eq!(
+        told(far, at_far, "web.gateway.mesh.internal."),
+        address.to_string()
+    );
+    let refused = web.inside(|| TcpStream::connect_timeout(&at, secs(5)).unwrap_err());
+    assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+
+    row.gateway.detach("web").unwrap();
+    let gone = ask(host, at, "web.gateway.mesh.internal.", RecordType::AAAA).unwrap();
+    assert_eq!(gone.metadata.response_code, ResponseCode::NXDomain);
 }
 
 /// The warnings of `meshd status`, by code.

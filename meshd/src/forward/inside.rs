@@ -198,7 +198,7 @@ impl Inside {
             Lookup::Resolver => {
                 let mut segments = segments;
                 while let Some(packet) = segments.next_packet() {
-                    if !self.shared.asks(|| Asker::Host, packet) {
+                    if !self.shared.asks(|| Asker::Inside, packet) {
                         self.answer(Unreachable::Port, &fib, packet, now);
                     }
                 }

@@ -39,8 +39,8 @@ pub struct Question {
 /// Who asks.
 #[derive(Debug)]
 pub enum Asker {
-    /// This host, or a workload of its.
-    Host,
+    /// This host, or a workload: whoever has the address that the question came from.
+    Inside,
     /// A device behind this node, in this session.
     Device(Arc<Session>),
 }
@@ -109,7 +109,7 @@ impl Resolver {
         let directory = fib.directory().ok_or(Reason::QueryRefused)?;
         let reply = reply(&question.packet, directory)?;
         match &question.asker {
-            Asker::Host => self.shared.deliver(&reply),
+            Asker::Inside => self.shared.deliver(&reply),
             Asker::Device(session) => {
                 let now = self.clock.now();
                 self.egress.send(session, &mut Some(&*reply), fib, now);

@@ -25,7 +25,10 @@ impl Node {
         let mut directory = Directory::new(&self.domain, NETWORK_LABEL, DERIVATION)?;
         let devices = self.peers.values().filter(|entry| entry.origin.is_stock());
         let devices = devices.map(|entry| (entry.name.clone(), entry.address));
-        directory.add_own(&self.name, self.identity.node().prefix(), devices);
+        let workloads = self.hosted();
+        let workloads = workloads.map(|workload| (workload.name, workload.address));
+        let inside = devices.chain(workloads);
+        directory.add_own(&self.name, self.identity.node().prefix(), inside);
         let peers = self.peers.values();
         for entry in peers.filter(|entry| entry.origin == Origin::Peer) {
             if let Some(node) = entry.node {

@@ -94,7 +94,9 @@ impl Host {
                     self.node.handle_outcome(id, outcome, now);
                 }
                 Output::Lookup { prefix } => self.lookups.push(prefix),
-                Output::Remember { .. } => {}
+                Output::Remember { .. }
+                | Output::RememberWorkloads
+                | Output::DetachWorkload(_) => {}
                 Output::Traced { .. } => {}
                 Output::Pong(pong) => self.pongs.push(pong),
             }

@@ -25,6 +25,7 @@ impl Node {
         }
         let workload = self.workloads.attach(wish, now)?.clone();
         self.renew_workload_rules(now);
+        self.rename();
         info!(workload = workload.wish.name, target = %workload.wish.target, address = %workload.address, "Workload attached");
         Ok(workload)
     }
@@ -51,7 +52,7 @@ impl Node {
     /// [`NoSuchWorkload`].
     pub fn detach(&mut self, name: &str) -> Result<Workload, NoSuchWorkload> {
         let workload = self.workloads.detach(name)?;
-        self.stale = true;
+        self.rename();
         info!(workload = name, "Workload detached");
         Ok(workload)
     }
@@ -63,7 +64,7 @@ impl Node {
                 workload = workload.wish.name,
                 "Workload gone: its namespace or its interface was removed"
             );
-            self.stale = true;
+            self.rename();
             if workload.origin == Origin::Attached {
                 self.outputs.push_back(Output::RememberWorkloads);
             }

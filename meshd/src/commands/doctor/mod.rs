@@ -6,7 +6,7 @@ mod routes;
 
 use std::fs::OpenOptions;
 use std::io::{self, ErrorKind, Write};
-use std::net::{SocketAddr, UdpSocket};
+use std::net::SocketAddr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
@@ -20,6 +20,7 @@ use crate::admin::{Netcheck, Schema, Status, WarningCode};
 use crate::cli::Global;
 use crate::config::{Settings, Source};
 use crate::control::chain;
+use crate::io::{netlink::MARK, udp::UdpSocket};
 use crate::state::{Peers, StateDir};
 
 /// The TUN device's file.
@@ -452,8 +453,12 @@ fn ports(settings: Option<&Settings>, netcheck: Option<&Netcheck>) -> Vec<u16> {
     ports
 }
 
+/// Takes an address as the daemon would, for a moment.
 fn bind(address: SocketAddr) -> io::Result<()> {
-    UdpSocket::bind(address).map(drop)
+    match UdpSocket::bind(address, MARK) {
+        Ok(_) => Ok(()),
+        Err(error) => Err(error.source),
+    }
 }
 
 fn named(chain: &Chain) -> String {

@@ -119,6 +119,7 @@ impl Site {
             address: workload(OWN),
             publish: Vec::new(),
             stats: Arc::default(),
+            inbound: None,
         }]);
         Self {
             fib,
