@@ -91,6 +91,7 @@ impl Host {
                     self.node.handle_outcome(id, outcome, now);
                 }
                 Output::Remember { .. } | Output::Lookup { .. } => {}
+                Output::RememberWorkloads | Output::DetachWorkload(_) => {}
                 Output::Traced { .. } => {}
                 Output::Pong(pong) => self.pongs.push(pong),
             }
