@@ -441,10 +441,8 @@ pub fn added(
     address: Ipv6Addr,
     mtu: u16,
 ) -> Value {
-    let mut result = match &attachment.previous {
-        Value::Object(previous) => previous.clone(),
-        _ => Map::new(),
-    };
+    let previous = attachment.previous.as_object();
+    let mut result = previous.cloned().unwrap_or_default();
     result.insert("cniVersion".into(), version.into());
     let mut list = |key: &str, value: Value| -> usize {
         let entry = result.entry(key).or_insert_with(|| json!([]));

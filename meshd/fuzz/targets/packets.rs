@@ -9,7 +9,7 @@ use meshd::fib::Role;
 use meshd::forward::delivery::{Arrival, Delivery, deliver};
 use meshd::fragment::Reassembly;
 use meshd::icmp::{self, RelayError, Unreachable};
-use meshd::identity::resolver_address;
+use meshd::identity::{resolver_address, workload_address};
 use meshd::packet::{self, HEADER, ICMPV6, Ipv6Header};
 use meshd::relayed::{self, Relayed};
 use meshd::signal::Signal;
@@ -31,6 +31,7 @@ pub(crate) fn carry(bytes: &[u8]) {
     let known = |n: u8| match n & 7 {
         0 => Some(scene.own.address()),
         1 => Some(scene.leaf),
+        2 if choice & 0x40 != 0 => Some(workload_address(scene.own.prefix(), "web")),
         2 => Some(scene.other.address()),
         3 => Some(Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1)),
         4 => Some(Ipv6Addr::UNSPECIFIED),
@@ -94,6 +95,15 @@ pub(crate) fn carry(bytes: &[u8]) {
             assert_eq!(verdict, Verdict::Leaf);
             let destination = header.expect("delivered").destination;
             assert_eq!(destination, resolver_address(scene.own.prefix()));
+        }
+        Delivery::Workload(workload) => {
+            assert_ne!(verdict, Verdict::Foreign);
+            let destination = header.map(|header| header.destination);
+            assert_eq!(destination, Ok(workload.address));
+            assert!(!packet::is_neighbour_discovery(
+                &upper.expect("delivered"),
+                &packet
+            ));
         }
         Delivery::Forward(to) => {
             assert_ne!(verdict, Verdict::Foreign);

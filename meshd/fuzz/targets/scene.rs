@@ -6,10 +6,11 @@ use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use ipnetwork::Ipv6Network;
-use meshd::fib::{Carrier, Fib, Labelled, LinkStats, NextHop, Onward, Own, Relay, Role};
+use meshd::fib::{Carrier, Fib, Labelled, LinkStats, NextHop, Onward, Own, Relay, Role, Workload};
 use meshd::icmp::EchoToken;
-use meshd::identity::{Identity, NodeId};
+use meshd::identity::{Identity, NodeId, workload_address};
 use meshd::labels::Pair;
+use meshd::workload::WorkloadId;
 use routing::LinkId;
 use wireguard::{Device, Kind, Peer, PrivateKey, PublicKey, Underlay, Upkeep};
 
@@ -114,7 +115,15 @@ pub(crate) fn scene() -> &'static Scene {
             },
             onward: Onward::Here,
         };
-        let fib = Fib::new(itself, copies, routes).labelling([(LABEL, labelled)], []);
+        let fib = Fib::new(itself, copies, routes)
+            .labelling([(LABEL, labelled)], [])
+            .hosting([Workload {
+                id: WorkloadId(0),
+                name: "web".to_owned(),
+                address: workload_address(own.prefix(), "web"),
+                publish: Vec::new(),
+                stats: Arc::default(),
+            }]);
         let receivers = [0, 1].map(|at: usize| {
             let leads_there = |index: &u32| {
                 fib.receiver(*index)

@@ -38,7 +38,7 @@ fn attachment_of(variables: &BTreeMap<String, String>, input: &str) -> Attachmen
         Command::Add(attachment) | Command::Del(attachment) | Command::Check(attachment) => {
             attachment
         }
-        other => panic!("{other:?}"),
+        other @ (Command::Gc { .. } | Command::Status | Command::Version) => panic!("{other:?}"),
     }
 }
 
