@@ -21,7 +21,9 @@ use tokio::{net::TcpListener, sync::Semaphore};
 use tracing::{debug, warn};
 
 use crate::{
-    admin::{ErrorBody, Link, LinkState, PathKind, Peer, Route, Schema, Status},
+    admin::{
+        ErrorBody, Link, LinkState, PathKind, Peer, Route, Schema, Status, Workload, WorkloadState,
+    },
     control::Control,
 };
 
@@ -81,6 +83,33 @@ impl Metrics {
         }
         for warning in &status.warnings {
             add("meshd_health", &[("code", &warning.code)], 1.0);
+        }
+        for (state, name) in [
+            (WorkloadState::Attached, "attached"),
+            (WorkloadState::Waiting, "waiting"),
+        ] {
+            let count = status.workloads.iter();
+            let count = count.filter(|workload| workload.state == state).count();
+            add("meshd_workloads", &[("state", name)], count as f64);
+        }
+        // There are MAX_WORKLOADS at most.
+        type Bytes = fn(&Workload) -> u64;
+        let bytes: [(&str, Bytes); 2] = [
+            ("meshd_workload_rx_bytes_total", |workload| {
+                workload.rx_bytes
+            }),
+            ("meshd_workload_tx_bytes_total", |workload| {
+                workload.tx_bytes
+            }),
+        ];
+        for (name, value) in bytes {
+            for workload in &status.workloads {
+                add(
+                    name,
+                    &[("workload", &workload.name)],
+                    value(workload) as f64,
+                );
+            }
         }
         let mut peers: Vec<&Peer> = status.peers.iter().collect();
         peers.sort_by_key(|peer| std::cmp::Reverse(peer.rx_bytes.saturating_add(peer.tx_bytes)));

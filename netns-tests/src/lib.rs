@@ -61,6 +61,7 @@ pub mod view;
 pub mod wait;
 pub mod wall_clock;
 pub mod wireguard;
+pub mod workload;
 
 pub use canary::Canary;
 pub use daemon::Daemon;

@@ -34,6 +34,7 @@ pub struct Settings {
     log_level: String,
     node: String,
     wireguard: String,
+    api: String,
     control: String,
     inbound: String,
     tables: String,
@@ -56,6 +57,7 @@ impl Settings {
             log_level: "debug".into(),
             node: String::new(),
             wireguard: String::new(),
+            api: String::new(),
             control: "enabled = false\n".into(),
             inbound: "default = \"allow\"".into(),
             tables: String::new(),
@@ -204,6 +206,13 @@ impl Settings {
         self
     }
 
+    /// Lets members of this group talk to the daemon, besides root.
+    #[must_use]
+    pub fn api_group(mut self, group: &str) -> Self {
+        self.api = format!("group = \"{group}\"\n");
+        self
+    }
+
     /// Listens there instead.
     #[must_use]
     pub fn listen(mut self, addresses: &[&str]) -> Self {
@@ -288,12 +297,13 @@ impl Settings {
         write!(
             text,
             "[node]\nname = \"{name}\"\nstate_dir = \"{state}\"\nallow_keys = {allowed}\n{node}\n[interface]\nname = \"mesh0\"\n{mtu}{queues}\n[wireguard]\nlisten = {listen}\n{stream_listen}{wireguard}\n\
-             [api]\nsocket = \"{socket}\"\n\n[log]\nlevel = \"{level}\"\nformat = \"text\"\n\n[control]\n{control}\n[inbound]\n{inbound}\n\n{tables}",
+             [api]\nsocket = \"{socket}\"\n{api}\n[log]\nlevel = \"{level}\"\nformat = \"text\"\n\n[control]\n{control}\n[inbound]\n{inbound}\n\n{tables}",
             state = paths.state.display(),
             level = self.log_level,
             allowed = list(&self.allowed),
             node = self.node,
             wireguard = self.wireguard,
+            api = self.api,
             socket = paths.socket.display(),
             control = self.control,
             inbound = self.inbound,

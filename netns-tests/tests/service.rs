@@ -282,6 +282,7 @@ fn the_units_are_sound_and_their_exposure_is_small() {
         "meshd.service",
         "meshd-online.service",
         "meshd-online.target",
+        "meshd-workloads.service",
     ] {
         let text = fs::read_to_string(units.join(unit)).unwrap();
         let text = text.replace(
@@ -300,6 +301,7 @@ fn the_units_are_sound_and_their_exposure_is_small() {
         &path("meshd.service"),
         &path("meshd-online.service"),
         &path("meshd-online.target"),
+        &path("meshd-workloads.service"),
     ]);
     let ours: Vec<&str> = warned
         .lines()

@@ -89,6 +89,11 @@ pub(crate) fn carry(bytes: &[u8]) {
             );
             assert!(upper.is_some());
         }
+        Delivery::Workload(workload) => {
+            assert_ne!(verdict, Verdict::Foreign);
+            let destination = header.expect("delivered").destination;
+            assert_eq!(destination, workload.address);
+        }
         Delivery::Forward(to) => {
             assert_ne!(verdict, Verdict::Foreign);
             let destination = header.expect("delivered").destination;

@@ -132,6 +132,9 @@ pub struct Status {
     /// The control plane; null when it is off.
     #[serde(default)]
     pub control: Option<ControlPlane>,
+    /// Its workloads, by name.
+    #[serde(default)]
+    pub workloads: Vec<Workload>,
 }
 
 /// What finds nodes and carries their signals, by libp2p.

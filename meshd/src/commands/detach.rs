@@ -20,11 +20,9 @@ pub(super) fn run(global: &Global, name: &str, out: &mut impl Write) -> Result<(
         return super::print_json(detached, out);
     }
     let name = super::printable(&workload.name);
-    Ok(match workload.origin {
-        WorkloadOrigin::Attached => writeln!(out, "{name} is out of the mesh")?,
-        WorkloadOrigin::Config => writeln!(
-            out,
-            "{name} is out of the mesh until `meshd attach --restore`: it is in the configuration"
-        )?,
-    })
+    let until = match workload.origin {
+        WorkloadOrigin::Attached => "",
+        WorkloadOrigin::Config => " until `meshd attach --restore`: it is in the configuration",
+    };
+    Ok(writeln!(out, "{name} is out of the mesh{until}")?)
 }

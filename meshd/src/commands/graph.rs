@@ -104,6 +104,7 @@ mod tests {
             drops: Default::default(),
             warnings: Vec::new(),
             control: None,
+            workloads: Vec::new(),
         };
         let link = Link {
             peer: "vp\"s1".into(),

@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use super::Failure;
 use super::table::{Table, bytes, duration, or_dash};
-use crate::admin::{Path, PathKind, Peer, PeerKind, Status};
+use crate::admin::{Path, PathKind, Peer, PeerKind, Status, WorkloadState};
 use crate::cli::Global;
 
 pub(super) fn run(global: &Global, out: &mut impl Write) -> Result<(), Failure> {
@@ -23,6 +23,7 @@ fn print(status: &Status, out: &mut impl Write) -> io::Result<()> {
         drops,
         warnings,
         control,
+        workloads,
     } = status;
     let reachable = peers
         .iter()
@@ -43,6 +44,16 @@ fn print(status: &Status, out: &mut impl Write) -> io::Result<()> {
             table.row(row(peer));
         }
         table.print(out)?;
+    }
+    if !workloads.is_empty() {
+        let attached = workloads.iter();
+        let attached = attached.filter(|workload| workload.state == WorkloadState::Attached);
+        writeln!(
+            out,
+            "workloads: {}/{} attached",
+            attached.count(),
+            workloads.len()
+        )?;
     }
     let dropped: Vec<String> = drops
         .iter()
@@ -207,6 +218,7 @@ mod tests {
             ],
             drops: BTreeMap::from([("foreign source".into(), 3), ("replay".into(), 0)]),
             control: None,
+            workloads: Vec::new(),
             warnings: vec![Warning {
                 code: "NAT-SYM-SYM".into(),
                 text: "pi: both routers change ports".into(),

@@ -136,10 +136,10 @@ impl AsFd for Namespace {
 
 fn failed(step: &'static str, path: &Path, source: io::Error) -> NamespaceError {
     let path = path.display().to_string();
-    match source.kind() {
-        io::ErrorKind::NotFound => NamespaceError::Missing { path },
-        io::ErrorKind::PermissionDenied => NamespaceError::NotPermitted { step, path },
-        _ => NamespaceError::Kernel { step, path, source },
+    match source.raw_os_error() {
+        Some(libc::ENOENT | libc::ESRCH) => NamespaceError::Missing { path },
+        Some(libc::EPERM | libc::EACCES) => NamespaceError::NotPermitted { step, path },
+        Some(_) | None => NamespaceError::Kernel { step, path, source },
     }
 }
 

@@ -38,6 +38,7 @@ impl Node {
             drops: self.discards.by_name(),
             warnings: self.all_warnings(),
             control: None,
+            workloads: self.workloads(now),
         }
     }
 

@@ -55,7 +55,7 @@ pub(in crate::commands) fn attach(
         .workloads
         .iter()
         .find(|known| known.name == wish.name && known.state == WorkloadState::Attached);
-    let mut place = Place::enter(&target)?;
+    let place = Place::enter(&target)?;
     let present = place.find(&wish.interface)?;
     match (&present, known) {
         (Some(present), Some(_)) if present.addresses.contains(&address) => {
@@ -159,7 +159,7 @@ impl Place {
     }
 
     /// Makes the device. If anything fails, it goes with its descriptor.
-    fn open(&mut self, name: &str, interface: impl Fn(u32) -> Interface) -> Result<Tun, Failure> {
+    fn open(&self, name: &str, interface: impl Fn(u32) -> Interface) -> Result<Tun, Failure> {
         let _nowhere = Namespace::make()?;
         let tun = Tun::open_for_workload(name)?;
         self.receive(name, tun.index(), interface)?;
@@ -168,7 +168,7 @@ impl Place {
 
     /// Opens a device that a daemon left here. While it is away, nothing for the overlay leaves by another way.
     fn open_again(
-        &mut self,
+        &self,
         name: &str,
         present: &Present,
         interface: impl Fn(u32) -> Interface,
@@ -188,7 +188,7 @@ impl Place {
 
     /// Moves the device from the namespace that this thread is in to the workload's, and follows it.
     fn receive(
-        &mut self,
+        &self,
         name: &str,
         index: u32,
         interface: impl Fn(u32) -> Interface,

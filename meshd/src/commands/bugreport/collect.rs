@@ -17,6 +17,7 @@ use crate::control::chain;
 use crate::journal::Journal;
 use crate::redact::{Detail, Redactor, Who};
 use crate::state::{StateDir, Stock};
+use crate::workload::Target;
 
 /// Everything that there is to tell.
 pub(super) fn report(source: &Source, detail: Detail) -> Report {
@@ -111,6 +112,11 @@ fn know_running(redactor: &mut Redactor, status: &Status) {
         };
         redactor.know(who, Some(&peer.name), Some(&peer.public_key));
     }
+    for workload in &status.workloads {
+        redactor.know(Who::Other, Some(&workload.name), None);
+        let target = workload.target.parse::<Target>().ok();
+        redactor.know(Who::Other, target.as_ref().and_then(Target::name), None);
+    }
 }
 
 fn know_configured(redactor: &mut Redactor, config: &Config) {
@@ -146,6 +152,7 @@ fn know_configured(redactor: &mut Redactor, config: &Config) {
     }
     for workload in &config.workload {
         redactor.know(Who::Other, Some(&workload.name), None);
+        redactor.know(Who::Other, workload.netns.rsplit('/').next(), None);
     }
     redactor.know(Who::Other, Some(&config.api.group), None);
 }

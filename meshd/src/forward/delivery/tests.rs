@@ -7,10 +7,12 @@ use wireguard::{Device, Kind, Peer, PrivateKey, Underlay, Upkeep};
 use super::*;
 use crate::{
     fib::{LinkStats, Own},
+    identity::workload_address,
     packet::{FRAGMENT, icmpv6, ipv6},
     relayed,
     signal::{Probe, Signal, Way},
     testdata::identity,
+    workload::WorkloadId,
 };
 
 const LEAF: u16 = 0x55;
@@ -41,6 +43,11 @@ fn link_local(n: usize) -> Ipv6Addr {
 fn leaf(n: u16) -> Ipv6Addr {
     let own = node(OWN).segments();
     Ipv6Addr::new(own[0], own[1], own[2], own[3], 0, 0, 0, n)
+}
+
+/// The workload `web` of a node.
+fn workload(n: usize) -> Ipv6Addr {
+    workload_address(identity(n).node().prefix(), "web")
 }
 
 impl Site {
@@ -105,7 +112,15 @@ impl Site {
             },
             [&neighbour, &far, &device_leaf, &router].map(copy),
             [NEIGHBOUR, FAR].map(|n| (identity(n).node().prefix(), Some(Arc::clone(&next_hop)))),
-        );
+        )
+        .hosting([Workload {
+            id: WorkloadId(3),
+            name: "web".to_owned(),
+            address: workload(OWN),
+            publish: Vec::new(),
+            stats: Arc::default(),
+            inbound: None,
+        }]);
         Self {
             fib,
             neighbour,
@@ -118,6 +133,7 @@ impl Site {
     fn fate(&self, carrier: &Carrier, arrival: Arrival, verdict: Verdict, packet: &[u8]) -> String {
         match deliver(&self.fib, carrier, arrival, verdict, packet) {
             Delivery::Host => "host".into(),
+            Delivery::Workload(workload) => format!("workload {}", workload.name),
             Delivery::Forward(to) => format!("to {:?}", to.session.kind()),
             Delivery::Nested => "nested".into(),
             Delivery::Part => "part".into(),
@@ -342,4 +358,56 @@ fn an_error_of_a_relay_reaches_the_node_whose_datagram_it_quotes() {
     let in_transit = about(&relayed_from(NEIGHBOUR, FAR), NEIGHBOUR);
     let fate = site.fate(&site.far, Arrival::Direct, Verdict::Foreign, &in_transit);
     assert_eq!(fate, "via LinkId(1)");
+}
+
+#[test]
+fn a_workload_gets_what_its_senders_may_say_and_nothing_of_any_link() {
+    let udp = |source, destination| ipv6(source, destination, UDP, &[0; 8]);
+    let discovery = |kind, destination| icmpv6(node(NEIGHBOUR), destination, &[kind; 8]);
+    let web = workload(OWN);
+    let cases = [
+        (Verdict::Owned, udp(node(NEIGHBOUR), web), "workload web"),
+        (
+            Verdict::Owned,
+            udp(workload(NEIGHBOUR), web),
+            "workload web",
+        ),
+        (Verdict::Owned, udp(workload(NEIGHBOUR), node(OWN)), "host"),
+        (Verdict::Leaf, udp(leaf(LEAF), web), "workload web"),
+        (Verdict::Foreign, udp(workload(FAR), web), "outside-source"),
+        (
+            Verdict::Owned,
+            udp(node(NEIGHBOUR), workload(FAR)),
+            "outside-destination",
+        ),
+        // The address of a workload that is not attached.
+        (
+            Verdict::Owned,
+            udp(
+                node(NEIGHBOUR),
+                workload_address(identity(OWN).node().prefix(), "db"),
+            ),
+            "outside-destination",
+        ),
+        // A network behind the node.
+        (
+            Verdict::Owned,
+            udp(
+                node(NEIGHBOUR),
+                Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1),
+            ),
+            "outside-destination",
+        ),
+        (
+            Verdict::Owned,
+            udp(node(NEIGHBOUR), Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1)),
+            "outside-destination",
+        ),
+        (Verdict::Owned, discovery(128, web), "workload web"),
+        (Verdict::Owned, discovery(134, web), "link-scope"),
+        (Verdict::Owned, discovery(136, node(OWN)), "link-scope"),
+    ];
+    for (verdict, packet, expected) in cases {
+        assert_eq!(fate(verdict, &packet), expected, "{verdict:?} {packet:x?}");
+    }
 }

@@ -85,6 +85,8 @@ impl Netlink {
     /// The kernel refused.
     pub async fn configure_workload(&self, interface: &Interface) -> Result<(), NetlinkError> {
         let Interface { index, address, .. } = *interface;
+        // A namespace gives an interface that comes into it its own defaults.
+        self.prepare(interface).await?;
         self.give_address(index, address).await?;
         self.set_up(index).await?;
         self.wait_until_local(address).await?;
