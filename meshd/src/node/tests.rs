@@ -85,7 +85,9 @@ impl Host {
                 Output::Changed
                 | Output::OpenSockets { .. }
                 | Output::CloseSockets(_)
-                | Output::Introduce { .. } => {}
+                | Output::Introduce { .. }
+                | Output::DetachWorkload(_)
+                | Output::RememberWorkloads => {}
                 Output::Probe { to, datagram, .. } => self.sent.push((to.remote, datagram)),
                 Output::Stream(command) => self.streams.push(command),
                 Output::Resolve { peer, .. } => self.resolving.push(peer),

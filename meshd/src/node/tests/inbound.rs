@@ -122,7 +122,7 @@ fn it_is_explained_who_may_reach_what() {
         ("n3", "phone", "tcp/22", Fate::Denied, "opens another place"),
         (&n4, "phone", "tcp/5", Fate::Allowed, "inbound.allow[1]"),
         (&n4, &leaf, "udp/5", Fate::Allowed, "inbound.allow[1]"),
-        (&n4, "node", "tcp/22", Fate::Denied, "is for others"),
+        (&n4, "node", "tcp/22", Fate::Denied, "opens another place"),
         ("phone", "node", "tcp/22", Fate::Denied, "is for others"),
         (
             &elsewhere,
