@@ -214,6 +214,7 @@ fn status(ids: &[Identity]) -> admin::Status {
         ],
         drops: BTreeMap::from([("hop-limit".into(), 3)]),
         control: None,
+        workloads: Vec::new(),
         warnings: vec![admin::Warning {
             code: "NO-ENDPOINT".into(),
             text: "peer canary-peer is at canary-warned.example.org".into(),

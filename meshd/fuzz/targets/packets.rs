@@ -95,6 +95,7 @@ pub(crate) fn carry(bytes: &[u8]) {
             let destination = header.expect("delivered").destination;
             assert_eq!(destination, resolver_address(scene.own.prefix()));
         }
+        Delivery::Workload(_) => panic!("no workload is attached"),
         Delivery::Forward(session) => {
             assert_ne!(verdict, Verdict::Foreign);
             let destination = header.expect("delivered").destination;

@@ -93,6 +93,7 @@ impl Host {
                 Output::Remember { .. } | Output::Lookup { .. } => {}
                 Output::Traced { .. } => {}
                 Output::Pong(pong) => self.pongs.push(pong),
+                Output::DetachWorkload(_) | Output::RememberWorkloads => {}
             }
         }
     }
