@@ -212,7 +212,6 @@ fn status(ids: &[Identity]) -> admin::Status {
             peer(1, "canary-peer", direct, "no answer from canary-bare:51860"),
             peer(6, &ids[6].node().address().to_string(), relay, "none"),
         ],
-        workloads: Vec::new(),
         drops: BTreeMap::from([("hop-limit".into(), 3)]),
         control: None,
         workloads: Vec::new(),

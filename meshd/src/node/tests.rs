@@ -96,9 +96,7 @@ impl Host {
                     self.node.handle_outcome(id, outcome, now);
                 }
                 Output::Lookup { prefix } => self.lookups.push(prefix),
-                Output::Remember { .. }
-                | Output::RememberWorkloads
-                | Output::DetachWorkload(_) => {}
+                Output::Remember { .. } => {}
                 Output::Traced { .. } => {}
                 Output::Pong(pong) => self.pongs.push(pong),
             }
