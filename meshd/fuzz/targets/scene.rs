@@ -123,6 +123,7 @@ pub(crate) fn scene() -> &'static Scene {
                 address: workload_address(own.prefix(), "web"),
                 publish: Vec::new(),
                 stats: Arc::default(),
+                inbound: None,
             }]);
         let receivers = [0, 1].map(|at: usize| {
             let leads_there = |index: &u32| {
