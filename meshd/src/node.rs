@@ -18,6 +18,7 @@ mod remember;
 mod report;
 mod routes;
 mod seek;
+mod standing;
 mod streams;
 #[cfg(test)]
 mod tests;
@@ -35,7 +36,7 @@ use std::{
 use ipnetwork::Ipv6Network;
 use routing::{
     Hint, LinkId, Router,
-    origin::{Job, Outcome, Own},
+    origin::{Job, Outcome},
 };
 use tracing::{debug, info};
 use wireguard::{
@@ -71,8 +72,9 @@ use crate::{
     forward::Topic,
     held::Held,
     icmp::{self, EchoToken, ErrorLimit, Unreachable},
-    identity::{self, Identity, NodeId, overlay},
+    identity::{self, Identity, NodeId},
     labels::Labels,
+    network::Network,
     path::Demand,
     state::StockDevice,
     stream,
@@ -100,6 +102,7 @@ pub struct Node {
     name: String,
     interface: InterfaceSettings,
     admission: Admission,
+    network: Network,
     relay: RelaySettings,
     device: Device,
     router: Router,
@@ -342,15 +345,14 @@ impl Node {
             discards,
         } = fresh;
         let mut rng = fastrand::Rng::with_seed(seed);
-        let prefix = identity.node().prefix();
-        let own = Own::new(identity.seed(), routes::owner(&identity.node()), epoch);
-        let mut router = Router::new(routing::Config::new(overlay()), own, rng.u64(..), now);
-        router.announce(prefix, now);
-        router.await_links(true, now);
+        let network = Network::default();
+        let owner = routes::owner(&identity.node());
+        let router = routes::router(&network, identity.seed(), owner, epoch, &mut rng, now);
         let mut node = Self {
             name: settings.name.clone(),
             interface: settings.interface.clone(),
             admission: settings.admission,
+            network,
             relay: settings.relay,
             device,
             router,

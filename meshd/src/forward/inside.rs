@@ -153,7 +153,7 @@ impl Inside {
             }
             // The kernel keeps packets to its own address to itself.
             Lookup::Host | Lookup::NotOverlay => self.shared.discard(Reason::NotOverlay, packets),
-            Lookup::Unknown if fib.admits_strangers() => {
+            Lookup::Unknown if fib.admits_any() => {
                 let mut segments = segments;
                 while let Some(packet) = segments.next_packet() {
                     self.shared

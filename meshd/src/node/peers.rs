@@ -13,7 +13,7 @@ use wireguard::{AddPeerError, Endpoint, Kind, Peer, PublicKey, Session, Upkeep};
 
 use super::{CommandError, Node, Output, Seen, Task, links::Dial, paths::Path};
 use crate::{
-    config::{Admission, HostPort, PeerSettings, Settings, StockRouting, StockSettings},
+    config::{HostPort, PeerSettings, Settings, StockRouting, StockSettings},
     fib::CarrierStats,
     identity::{NodeId, leaf_address},
     liveness::Liveness,
@@ -75,8 +75,12 @@ pub(super) enum Origin {
     Stock,
     /// `meshd wg add`
     Added,
+    /// A member of the network that the node is in.
+    Member,
     /// Nobody named it, and the node is open.
     Stranger,
+    /// It wants to be a member of our network, or we of its: signals about that pass, and nothing else.
+    Guest,
 }
 
 /// A round-trip time, and when it was measured.
@@ -96,6 +100,14 @@ pub(super) enum Reachable {
 impl Origin {
     pub(super) const fn is_stock(self) -> bool {
         matches!(self, Self::Stock | Self::Added)
+    }
+
+    /// Whether it was named here, by the configuration or by a command.
+    pub(super) const fn is_named(self) -> bool {
+        match self {
+            Self::Peer | Self::Allowed | Self::Stock | Self::Added => true,
+            Self::Member | Self::Stranger | Self::Guest => false,
+        }
     }
 }
 
@@ -228,19 +240,15 @@ impl Node {
         self.warnings.clone_from(&settings.warnings);
         let wanted = self.wanted(settings, added);
         let keys: BTreeSet<PublicKey> = wanted.iter().map(|(key, _)| *key).collect();
-        let keeps = |key: &PublicKey, entry: &Entry| {
-            keys.contains(key)
-                || (entry.origin == Origin::Stranger && settings.admission == Admission::Open)
+        // Who has other grounds may come again.
+        let is_gone = |(key, entry): &(&PublicKey, &Entry)| {
+            entry.origin.is_named() && !keys.contains(*key)
         };
-        let gone: Vec<PublicKey> = self
-            .peers
-            .iter()
-            .filter(|(key, entry)| !keeps(key, entry))
-            .map(|(key, _)| *key)
-            .collect();
-        for key in gone {
+        let gone = self.peers.iter().filter(is_gone);
+        for key in gone.map(|(key, _)| *key).collect::<Vec<_>>() {
             self.remove(&key, now);
         }
+        self.expel(now);
         for (key, entry) in wanted {
             let name = entry.name.clone();
             if let Err(error) = self.set_peer(key, entry, now) {
@@ -440,9 +448,7 @@ impl Node {
         if let Some(session) = self.device.session(&key) {
             return Some(Arc::clone(session));
         }
-        if self.admission == Admission::Listed {
-            return None;
-        }
+        let origin = self.grounds(&key)?;
         let node = NodeId::from_public_key(&key).ok()?;
         if self.strangers().count() >= MAX_STRANGERS
             && let Some(oldest) = self.oldest_stranger()
@@ -454,7 +460,7 @@ impl Node {
             ..Entry::mesh(
                 node.address().to_string(),
                 node,
-                Origin::Stranger,
+                origin,
                 Vec::new(),
             )
         };
@@ -468,7 +474,7 @@ impl Node {
     fn strangers(&self) -> impl Iterator<Item = (&PublicKey, &Entry)> {
         self.peers
             .iter()
-            .filter(|(_, entry)| entry.origin == Origin::Stranger)
+            .filter(|(_, entry)| !entry.origin.is_named())
     }
 
     /// The stranger that was heard least recently; one whose handshake is still to be answered counts as heard when it was admitted.

@@ -57,9 +57,11 @@ impl Node {
 
     fn report(&self, key: &PublicKey, entry: &Entry, now: Instant) -> Option<admin::Peer> {
         let counters = self.device.session(key)?.counters();
-        if matches!(entry.origin, Origin::Allowed | Origin::Stranger)
-            && counters.last_handshake.is_none()
-        {
+        let may_come = matches!(
+            entry.origin,
+            Origin::Allowed | Origin::Member | Origin::Stranger
+        );
+        if entry.origin == Origin::Guest || may_come && counters.last_handshake.is_none() {
             return None;
         }
         let age = |since: Option<Instant>| {
@@ -295,7 +297,11 @@ impl Node {
                 origin: match entry.origin {
                     Origin::Stock => admin::DeviceOrigin::Config,
                     Origin::Added => admin::DeviceOrigin::Added,
-                    Origin::Peer | Origin::Allowed | Origin::Stranger => return None,
+                    Origin::Peer
+                    | Origin::Allowed
+                    | Origin::Member
+                    | Origin::Stranger
+                    | Origin::Guest => return None,
                 },
                 endpoint: session.endpoint().and_then(|endpoint| endpoint.remote()),
                 last_handshake_s: session.counters().last_handshake.map(since),
@@ -311,7 +317,7 @@ impl Node {
         let named = self
             .peers
             .iter()
-            .filter(|(_, entry)| entry.origin != Origin::Stranger);
+            .filter(|(_, entry)| entry.origin.is_named());
         let seen = |key: &PublicKey| {
             let fresh = || {
                 let session = self.device.session(key)?;
