@@ -148,6 +148,8 @@ reasons! {
     SignalAstray => "signal-astray",
     /// From outside: a signal that this version does not understand.
     SignalUnknown => "signal-unknown",
+    /// From outside: what only members may say, or a question of one whom nobody lets in.
+    NoMember => "no-member",
     /// A proof or record that nobody had time to verify.
     ProofQueueFull => "proof-queue-full",
     /// The node loop was too busy for a message of a packet thread.

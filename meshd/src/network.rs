@@ -6,18 +6,19 @@
 
 use std::{fmt, sync::Arc};
 
+use membership::NetworkId;
+
 /// The id of the network of everybody who is in no private one.
 const OPEN: &str = "open";
 
-/// A network, by its id as text: `open`, or 32 hexadecimal digits.
+/// A network, by its id as text: `open`, or 26 characters of base32.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Network(Arc<str>);
 
 impl Network {
     /// The private network with this id.
-    pub fn private(id: &[u8; 16]) -> Self {
-        let digits: String = id.iter().map(|byte| format!("{byte:02x}")).collect();
-        Self(digits.into())
+    pub fn private(id: &NetworkId) -> Self {
+        Self(id.to_string().into())
     }
 
     /// Its id.
@@ -61,9 +62,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_private_network_is_its_id_in_digits() {
-        let network = Network::private(&[0x0a; 16]);
-        assert_eq!(network.id(), "0a".repeat(16));
+    fn a_private_network_is_its_id_as_text() {
+        let id = NetworkId([0x0a; 16]);
+        let network = Network::private(&id);
+        assert_eq!(network.id().parse(), Ok(id));
         assert!(network.is_private());
         assert!(!Network::default().is_private());
         assert_ne!(network.of_origins(), routing::origin::Network::default());

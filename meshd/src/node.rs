@@ -9,7 +9,9 @@ mod found;
 mod history;
 mod hygiene;
 mod labels;
+mod joining;
 mod links;
+mod membership;
 mod netcheck;
 mod paths;
 mod peers;
@@ -49,6 +51,7 @@ use self::{
     found::FoundNodes,
     history::History,
     links::{Dial, Links},
+    membership::Membership,
     peers::{Entry, Names, Reachable, Rtt},
     reach::Reach,
     seek::Seeking,
@@ -59,9 +62,12 @@ pub use self::{
     found::{Found, MAX_ENDPOINTS, Source},
     history::Since,
     hygiene::LocalNetwork,
+    joining::{JoinFailure, Joined, Via},
+    membership::Kept,
     report::millis,
     routes::derive,
     seek::Search,
+    standing::Admitted,
 };
 use crate::{
     admin::{self, Happening},
@@ -103,6 +109,7 @@ pub struct Node {
     interface: InterfaceSettings,
     admission: Admission,
     network: Network,
+    membership: Membership,
     relay: RelaySettings,
     device: Device,
     router: Router,
@@ -169,6 +176,8 @@ enum Task {
     Streams,
     /// Look-ups are given up.
     Seek,
+    /// Records are compared, guests leave, and whoever lets us in is asked again.
+    Membership,
 }
 
 /// What the node wants done, in this order.
@@ -248,6 +257,30 @@ pub enum Output {
         /// The epoch.
         epoch: u32,
     },
+    /// Keep the records ([`Node::to_be_kept`]), and answer with [`Node::handle_kept`].
+    Keep {
+        /// How new they are.
+        revision: u64,
+    },
+    /// Connect with whoever answers at this address of TCP, to be let into its network; answer with [`Node::handle_door_open`] or
+    /// [`Node::handle_door_closed`].
+    Knock(SocketAddr),
+    /// Ask whoever answers there, and answer with [`Node::handle_door_answer`] or [`Node::handle_door_closed`].
+    Ask {
+        /// Where.
+        at: SocketAddr,
+        /// What.
+        message: Vec<u8>,
+    },
+    /// The answer to [`Node::handle_asked`].
+    Answer {
+        /// To which question.
+        number: u64,
+        /// What; none: there is no answer.
+        message: Option<Vec<u8>>,
+    },
+    /// How [`Node::join`] ended. Where an admin has to approve, it ends more than once.
+    Joined(Result<Joined, JoinFailure>),
 }
 
 /// The reply to one echo request.
@@ -317,6 +350,8 @@ pub struct Fresh {
     pub epoch: Option<u32>,
     /// The counters of discarded packets.
     pub discards: Arc<Discards>,
+    /// The private network that it is in.
+    pub kept: Kept,
 }
 
 impl Node {
@@ -343,9 +378,11 @@ impl Node {
             token,
             epoch,
             discards,
+            kept,
         } = fresh;
         let mut rng = fastrand::Rng::with_seed(seed);
-        let network = Network::default();
+        let membership = Membership::new(kept, now);
+        let network = membership.network();
         let owner = routes::owner(&identity.node());
         let router = routes::router(&network, identity.seed(), owner, epoch, &mut rng, now);
         let mut node = Self {
@@ -353,6 +390,7 @@ impl Node {
             interface: settings.interface.clone(),
             admission: settings.admission,
             network,
+            membership,
             relay: settings.relay,
             device,
             router,
@@ -389,6 +427,8 @@ impl Node {
             identity,
         };
         node.configure(settings, &added, now);
+        node.note_guests(now);
+        node.set_membership_timer(now);
         node.call_back(now);
         node.recall(now);
         node
@@ -562,6 +602,7 @@ impl Node {
             Task::Ways(peer) => self.tend_ways(&peer, now),
             Task::Streams => self.tend_streams(now),
             Task::Seek => self.review_seeking(now),
+            Task::Membership => self.tend_membership(now),
             Task::Trace(number) => self.finish_trace(number),
         }
     }
@@ -744,6 +785,8 @@ impl Node {
         self.choose_path(&peer, now);
         self.try_path(&peer, now);
         self.on_reach_opened(&peer, now);
+        self.on_door_session(&peer, now);
+        self.compare_records(&peer, now);
         self.look_at_streams(now);
         self.note_path(&peer, now);
         self.send_traces(&peer, now);
@@ -837,6 +880,7 @@ impl Node {
     /// [`CommandError::NoSuchName`].
     pub fn ping(&mut self, target: &str, now: Instant) -> Result<PingSent, CommandError> {
         let (peer, address) = self.find(target)?;
+        self.admit(peer, now);
         let path = self.path(&peer);
         let number = self.echo(peer, address, now);
         Ok(PingSent {

@@ -115,15 +115,17 @@ pub enum Command {
         /// What.
         message: Vec<u8>,
     },
-    /// Ask whoever answers at this address of TCP, as a guest; answered by [`Event::Joined`].
-    Join {
+    /// Connect, as a guest, with whoever answers at this address of TCP; answered by [`Event::Door`].
+    Knock(SocketAddr),
+    /// Ask whoever answered there; answered by [`Event::Door`].
+    Ask {
         /// Where.
         at: SocketAddr,
         /// What, up to [`MAX_JOIN`](crate::MAX_JOIN) bytes.
         message: Vec<u8>,
     },
-    /// The answer to [`Event::JoinRequest`]; none: there is none.
-    JoinAnswer {
+    /// The answer to [`Event::Asked`]; none: there is none.
+    Answer {
         /// To which.
         number: u64,
         /// What.
@@ -185,8 +187,8 @@ pub enum Event {
         /// Who was found.
         found: Option<Found>,
     },
-    /// A guest has asked something; its key is authentic. Answered by [`Command::JoinAnswer`].
-    JoinRequest {
+    /// A guest has asked something; its key is authentic. Answered by [`Command::Answer`].
+    Asked {
         /// Names the question.
         number: u64,
         /// Who asks.
@@ -194,21 +196,33 @@ pub enum Event {
         /// What.
         message: Vec<u8>,
     },
-    /// What came of [`Command::Join`].
-    Joined(Joined),
+    /// What came of [`Command::Knock`] and [`Command::Ask`].
+    Door {
+        /// Where.
+        at: SocketAddr,
+        /// What.
+        what: AtDoor,
+    },
     /// To be remembered.
     Remember(Memory),
     /// How the control plane is.
     Status(Status),
 }
 
-/// What came of a [`Command::Join`].
+/// What happens at a door where we are guests.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Joined {
-    /// Where was asked.
-    pub at: SocketAddr,
-    /// Who answered, where its WireGuard port may be, and what it said; or what went wrong.
-    pub answer: Result<(NodeKey, Vec<SocketAddr>, Vec<u8>), String>,
+pub enum AtDoor {
+    /// This node answers.
+    Open(NodeKey),
+    /// It has answered a question.
+    Answer {
+        /// What.
+        message: Vec<u8>,
+        /// Where its WireGuard port may be.
+        endpoints: Vec<SocketAddr>,
+    },
+    /// Nobody answers, or not any more, because of this.
+    Closed(String),
 }
 
 /// How the control plane is.

@@ -18,7 +18,7 @@ const VERSION: u8 = 1;
 /// Longest message between members, in bytes; eight endpoints take 156, an introduction 512.
 pub(crate) const MAX_MESSAGE: usize = 512;
 /// Longest message of those who join, and to them, in bytes.
-pub const MAX_JOIN: usize = 64 << 10;
+pub const MAX_JOIN: usize = 4096;
 
 /// Where our WireGuard port is.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]

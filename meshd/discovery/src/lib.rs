@@ -40,7 +40,7 @@ pub use self::door::Fault;
 pub use self::{
     contact::{Carrier, Contact},
     door::{
-        Busy, Command, Dht, Door, Event, Found, How, Joined, Memory, Settings, Status, start,
+        AtDoor, Busy, Command, Dht, Door, Event, Found, How, Memory, Settings, Status, start,
     },
     exchange::{MAX_JOIN, Whereabouts},
 };

@@ -71,8 +71,9 @@ impl Wanted {
             Command::Network(_)
             | Command::Lookup(_)
             | Command::Introduce { .. }
-            | Command::Join { .. }
-            | Command::JoinAnswer { .. } => {}
+            | Command::Knock(_)
+            | Command::Ask { .. }
+            | Command::Answer { .. } => {}
             #[cfg(feature = "_fault")]
             Command::Fault(_) => {}
         }

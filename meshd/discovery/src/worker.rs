@@ -226,8 +226,9 @@ impl<'a> Worker<'a> {
                 anchors,
                 message,
             } => self.introduce(to, &anchors, message),
-            Command::Join { at, message } => self.ask_to_join(at, message),
-            Command::JoinAnswer { number, message } => self.answer_guest(number, message),
+            Command::Knock(at) => self.knock(at),
+            Command::Ask { at, message } => self.ask(at, message),
+            Command::Answer { number, message } => self.answer_guest(number, message),
             #[cfg(feature = "_fault")]
             Command::Fault(crate::Fault::Panic) => panic!("asked to, by a test"),
             #[cfg(feature = "_fault")]

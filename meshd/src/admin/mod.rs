@@ -342,11 +342,21 @@ pub enum WarningCode {
     PathNoAddress,
     /// No straight way: nothing came back.
     PathSilent,
+    /// A ticket was used more often than it may be.
+    InviteReused,
+    /// Several members claim one name.
+    NameConflict,
+    /// Members are suspended because the admin who let them in is revoked.
+    AdminRevoked,
+    /// A revocation does not count any more.
+    RevocationFallen,
+    /// This node is not a member of the network that it is in.
+    NotMember,
 }
 
 impl WarningCode {
     /// Every code.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 23] = [
         Self::NotYet,
         Self::NoEndpoint,
         Self::NoNft,
@@ -365,6 +375,11 @@ impl WarningCode {
         Self::PathNoAnswer,
         Self::PathNoAddress,
         Self::PathSilent,
+        Self::InviteReused,
+        Self::NameConflict,
+        Self::AdminRevoked,
+        Self::RevocationFallen,
+        Self::NotMember,
     ];
 
     /// What `meshd help CODE` prints: what it means, and what to do.
@@ -474,6 +489,30 @@ impl WarningCode {
                  no way between the two networks but through a member.\n\
                  To do: let UDP out of both networks, and answers in.   meshd why NAME"
             }
+            Self::InviteReused => {
+                "More machines have used a ticket than it is for. That can happen where two parts of the network did not hear of each other; \
+                 or somebody else has got hold of the ticket. All of them are suspended: nobody opens a session with them.\n\
+                 To do: meshd members    (whose are they?), then: sudo meshd approve NAME, and revoke the others."
+            }
+            Self::NameConflict => {
+                "Several members have come under one name, and no admin has given it to one of them. Each is shown with the beginning of its \
+                 key behind the name, and the name alone is nobody's.\n\
+                 To do: sudo meshd approve MEMBER --name NAME    (on an admin's machine: that one has the name)"
+            }
+            Self::AdminRevoked => {
+                "An admin was revoked. Whom it let in without the network hearing of it before counts no more, until another admin approves.\n\
+                 To do: meshd members, then: sudo meshd approve NAME    (or revoke NAME)"
+            }
+            Self::RevocationFallen => {
+                "An admin whose past was disowned had revoked this member, and nobody else has: it may come again.\n\
+                 To do: sudo meshd revoke NAME    (if it shall stay out)"
+            }
+            Self::NotMember => {
+                "This node is in a private network, and its members do not count it as one of them: it was revoked, suspended, or has left. \
+                 They open no sessions with it.\n\
+                 To do: if an admin says so, sudo meshd leave, and join again. A key that was revoked never comes back: stop the daemon, \
+                 move node.key away, sudo meshd init, and join with a new ticket."
+            }
         }
     }
 }
@@ -499,6 +538,11 @@ impl fmt::Display for WarningCode {
             Self::PathNoAnswer => "PATH-NO-ANSWER",
             Self::PathNoAddress => "PATH-NO-ADDRESS",
             Self::PathSilent => "PATH-SILENT",
+            Self::InviteReused => "INVITE-REUSED",
+            Self::NameConflict => "NAME-CONFLICT",
+            Self::AdminRevoked => "ADMIN-REVOKED",
+            Self::RevocationFallen => "REVOCATION-FALLEN",
+            Self::NotMember => "NOT-MEMBER",
         })
     }
 }

@@ -121,7 +121,7 @@ fn dials(endpoints: &[HostPort]) -> Vec<Dial> {
 }
 
 impl Entry {
-    fn mesh(name: String, node: NodeId, origin: Origin, endpoints: Vec<HostPort>) -> Self {
+    pub(super) fn mesh(name: String, node: NodeId, origin: Origin, endpoints: Vec<HostPort>) -> Self {
         Self {
             name,
             address: node.address(),
@@ -182,6 +182,11 @@ impl Entry {
         } else {
             Kind::Mesh
         }
+    }
+
+    /// Whether it is none of us, or we none of them, yet.
+    pub(super) fn is_guest(&self) -> bool {
+        self.origin == Origin::Guest
     }
 
     /// Whether an endpoint has to be resolved.
@@ -250,6 +255,10 @@ impl Node {
         }
         self.expel(now);
         for (key, entry) in wanted {
+            if self.is_refused(&key) {
+                warn!(peer = %entry.name, "The network has revoked a configured peer: it is left out");
+                continue;
+            }
             let name = entry.name.clone();
             if let Err(error) = self.set_peer(key, entry, now) {
                 warn!(peer = %name, %error, "Peer left out");
@@ -324,7 +333,7 @@ impl Node {
     }
 
     /// Adds a peer, or changes one in place.
-    fn set_peer(
+    pub(super) fn set_peer(
         &mut self,
         key: PublicKey,
         mut entry: Entry,
@@ -434,6 +443,7 @@ impl Node {
         self.device.remove_peer(key);
         self.held.take(key);
         self.acquaintances.forget(key);
+        self.membership.forget(key);
         self.peers.remove(key);
         for task in [Task::Dial(*key), Task::Stranded(*key), Task::Path(*key)] {
             self.agenda.set(task, None);
@@ -448,22 +458,34 @@ impl Node {
         if let Some(session) = self.device.session(&key) {
             return Some(Arc::clone(session));
         }
-        let origin = self.grounds(&key)?;
+        let origin = self.grounds(&key, now)?;
+        self.admit_as(origin, key, now)
+    }
+
+    /// The same for one who calls, and who may also come as a guest with a ticket.
+    pub fn admit_caller(&mut self, key: PublicKey, now: Instant) -> Option<Arc<Session>> {
+        if let Some(session) = self.admit(key, now) {
+            return Some(session);
+        }
+        if self.is_refused(&key) || !self.has_room_for_guest(now) {
+            return None;
+        }
+        self.admit_as(Origin::Guest, key, now)
+    }
+
+    fn admit_as(
+        &mut self,
+        origin: Origin,
+        key: PublicKey,
+        now: Instant,
+    ) -> Option<Arc<Session>> {
         let node = NodeId::from_public_key(&key).ok()?;
         if self.strangers().count() >= MAX_STRANGERS
             && let Some(oldest) = self.oldest_stranger()
         {
             self.remove(&oldest, now);
         }
-        let entry = Entry {
-            admitted: Some(now),
-            ..Entry::mesh(
-                node.address().to_string(),
-                node,
-                origin,
-                Vec::new(),
-            )
-        };
+        let entry = self.entry_for(node, origin, now);
         let is_added = self.set_peer(key, entry, now);
         self.stale = true;
         self.drain(now);

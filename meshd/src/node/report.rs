@@ -123,6 +123,7 @@ impl Node {
             .cloned()
             .chain(alarms)
             .chain(nat)
+            .chain(self.membership_warnings())
             .collect()
     }
 
@@ -254,8 +255,18 @@ impl Node {
                 .find(|(_, entry)| entry.allowed.iter().any(|prefix| prefix.contains(address)));
             owner.map(|(key, _)| (*key, address))
         };
+        let member = || {
+            let by_name = self.roll().named(target);
+            let node = match by_name {
+                Some(key) => self.node_of(key)?,
+                None => self.member_at(target.parse().ok()?)?,
+            };
+            let address = target.parse().unwrap_or(node.address());
+            Some((node.public_key(), address))
+        };
         by_name()
             .or_else(by_address)
+            .or_else(member)
             .ok_or_else(|| CommandError::NoSuchName(target.to_owned()))
     }
 

@@ -199,6 +199,10 @@ impl Node {
         if let Some(session) = self.device.owner(destination) {
             return Some(*session.key());
         }
+        if let Some(member) = self.member_at(destination) {
+            let key = member.public_key();
+            return self.admit(key, now).map(|_| key);
+        }
         if !self.admits_everybody() || !self.is_routed(destination) {
             return None;
         }

@@ -54,6 +54,7 @@ impl Host {
             token: *b"test-tok",
             epoch: None,
             discards: Arc::clone(&discards),
+            kept: Kept::default(),
         };
         let mut host = Self {
             node: Node::new(&settings(n, configuration), fresh, now),

@@ -21,7 +21,7 @@ use super::Worker;
 use crate::{
     Event, NodeKey,
     contact::split,
-    door::Joined,
+    door::AtDoor,
     exchange::{Answer, Whereabouts},
     guard::ip,
     supervisor::tell,
@@ -48,25 +48,24 @@ pub(super) struct Joins {
 #[derive(Debug)]
 struct Asked {
     at: SocketAddr,
-    message: Vec<u8>,
     until: Instant,
+    peer: Option<PeerId>,
     request: Option<OutboundRequestId>,
 }
 
 impl Joins {
-    fn take(&mut self, id: OutboundRequestId) -> Option<(ConnectionId, Asked)> {
-        let mut asked = self.asked.iter();
-        let (connection, _) = asked.find(|(_, asked)| asked.request == Some(id))?;
-        let connection = *connection;
-        Some((connection, self.asked.remove(&connection)?))
+    fn by_request(&mut self, id: OutboundRequestId) -> Option<(ConnectionId, &mut Asked)> {
+        let mut asked = self.asked.iter_mut();
+        let found = asked.find(|(_, asked)| asked.request == Some(id))?;
+        Some((*found.0, found.1))
     }
 }
 
 impl Worker<'_> {
-    /// Asks whoever answers at an address of TCP.
-    pub(super) fn ask_to_join(&mut self, at: SocketAddr, message: Vec<u8>) {
+    /// Connects with whoever answers at an address of TCP.
+    pub(super) fn knock(&mut self, at: SocketAddr) {
         if self.joins.asked.len() >= MAX_ASKED {
-            return self.not_joined(at, "too many are being asked".to_owned());
+            return self.tell_door(at, AtDoor::Closed("too many are being asked".to_owned()));
         }
         // Whoever gave the address to the daemon is its user.
         self.rules.change(|rules| rules.trust([at]));
@@ -80,14 +79,28 @@ impl Worker<'_> {
         self.swarm.behaviour_mut().fence.expect(connection);
         let asked = Asked {
             at,
-            message,
             until: Instant::now() + STAY,
+            peer: None,
             request: None,
         };
         self.joins.asked.insert(connection, asked);
         if let Err(error) = self.swarm.dial(options) {
             self.on_no_guest(&connection, &error);
         }
+    }
+
+    /// Asks whoever answered there.
+    pub(super) fn ask(&mut self, at: SocketAddr, message: Vec<u8>) {
+        let mut asked = self.joins.asked.values_mut();
+        let found = asked.find(|asked| asked.at == at && asked.request.is_none());
+        let Some((asked, peer)) = found.and_then(|asked| {
+            let peer = asked.peer?;
+            Some((asked, peer))
+        }) else {
+            return self.tell_door(at, AtDoor::Closed("the connection was closed".to_owned()));
+        };
+        let join = &mut self.swarm.behaviour_mut().join;
+        asked.request = Some(join.send_request(&peer, message));
     }
 
     /// A connection of a guest is there, theirs or ours.
@@ -98,32 +111,39 @@ impl Worker<'_> {
             self.joins.guests.insert(id, now + STAY);
             return;
         };
-        let message = std::mem::take(&mut asked.message);
-        let join = &mut self.swarm.behaviour_mut().join;
-        asked.request = Some(join.send_request(&peer, message));
+        asked.peer = Some(peer);
+        let at = asked.at;
+        match NodeKey::of_peer(&peer) {
+            Some(key) => self.tell_door(at, AtDoor::Open(key)),
+            None => self.close_door(id, "no node answers"),
+        }
     }
 
-    /// A connection is gone, or has not come.
+    /// A connection is gone.
     pub(super) fn on_guest_gone(&mut self, id: &ConnectionId) {
         self.joins.guests.remove(id);
         if let Some(asked) = self.joins.asked.remove(id) {
-            self.not_joined(asked.at, "the connection was closed".to_owned());
+            let why = "the connection was closed".to_owned();
+            self.tell_door(asked.at, AtDoor::Closed(why));
         }
     }
 
     /// A dial has failed.
     pub(super) fn on_no_guest(&mut self, id: &ConnectionId, error: &DialError) {
         if let Some(asked) = self.joins.asked.remove(id) {
-            self.not_joined(asked.at, super::causes(error));
+            self.tell_door(asked.at, AtDoor::Closed(super::causes(error)));
         }
     }
 
-    fn not_joined(&self, at: SocketAddr, why: String) {
-        let joined = Joined {
-            at,
-            answer: Err(why),
-        };
-        tell(self.events, Event::Joined(joined));
+    fn tell_door(&self, at: SocketAddr, what: AtDoor) {
+        tell(self.events, Event::Door { at, what });
+    }
+
+    fn close_door(&mut self, id: ConnectionId, why: &str) {
+        if let Some(asked) = self.joins.asked.remove(&id) {
+            self.tell_door(asked.at, AtDoor::Closed(why.to_owned()));
+        }
+        self.swarm.close_connection(id);
     }
 
     /// The daemon's answer to a question; none: it is not answered.
@@ -157,26 +177,14 @@ impl Worker<'_> {
                 Message::Response {
                     request_id,
                     response,
-                } => {
-                    let Some((connection, asked)) = self.joins.take(request_id) else {
-                        return;
-                    };
-                    let answer = self.read_answer(&peer, asked.at, &response);
-                    let joined = Joined {
-                        at: asked.at,
-                        answer,
-                    };
-                    tell(self.events, Event::Joined(joined));
-                    debug_assert_eq!(connection, connection_id);
-                    self.swarm.close_connection(connection);
-                }
+                } => self.on_answer(connection_id, request_id, &response),
             },
             request_response::Event::OutboundFailure {
                 request_id, error, ..
             } => {
-                if let Some((connection, asked)) = self.joins.take(request_id) {
-                    self.not_joined(asked.at, super::causes(&error));
-                    self.swarm.close_connection(connection);
+                let asked = self.joins.by_request(request_id);
+                if let Some((connection, _)) = asked {
+                    self.close_door(connection, &super::causes(&error));
                 }
             }
             request_response::Event::InboundFailure { peer, error, .. } => {
@@ -205,7 +213,7 @@ impl Worker<'_> {
         self.joins.asking.insert(number, (until, channel));
         tell(
             self.events,
-            Event::JoinRequest {
+            Event::Asked {
                 number,
                 from,
                 message,
@@ -213,19 +221,24 @@ impl Worker<'_> {
         );
     }
 
-    fn read_answer(
-        &self,
-        peer: &PeerId,
-        at: SocketAddr,
-        response: &[u8],
-    ) -> Result<(NodeKey, Vec<SocketAddr>, Vec<u8>), String> {
-        let key = NodeKey::of_peer(peer).ok_or("no node answers")?;
-        let answer = Answer::decode(response).ok_or("the answer makes no sense")?;
-        let said = Whereabouts::decode(&answer.whereabouts).unwrap_or_default();
-        let endpoints = self
-            .rules
-            .read(|rules| said.candidates(Some(at.ip()), rules));
-        Ok((key, endpoints, answer.message))
+    fn on_answer(&mut self, connection: ConnectionId, request: OutboundRequestId, bytes: &[u8]) {
+        let Some((_, asked)) = self.joins.by_request(request) else {
+            return;
+        };
+        asked.request = None;
+        asked.until = Instant::now() + STAY;
+        let at = asked.at;
+        let Some(Answer {
+            whereabouts,
+            message,
+        }) = Answer::decode(bytes)
+        else {
+            return self.close_door(connection, "the answer makes no sense");
+        };
+        let said = Whereabouts::decode(&whereabouts).unwrap_or_default();
+        let rules = &self.rules;
+        let endpoints = rules.read(|rules| said.candidates(Some(at.ip()), rules));
+        self.tell_door(at, AtDoor::Answer { message, endpoints });
     }
 
     /// Guests do not stay.
@@ -240,14 +253,10 @@ impl Worker<'_> {
         for (connection, _) in over {
             self.swarm.close_connection(connection);
         }
-        let asked: Vec<_> = self
-            .joins
-            .asked
-            .extract_if(.., |_, asked| late(&asked.until))
-            .collect();
-        for (connection, asked) in asked {
-            self.not_joined(asked.at, "no answer in time".to_owned());
-            self.swarm.close_connection(connection);
+        let asked = self.joins.asked.iter();
+        let asked = asked.filter(|(_, asked)| late(&asked.until));
+        for connection in asked.map(|(id, _)| *id).collect::<Vec<_>>() {
+            self.close_door(connection, "no answer in time");
         }
     }
 
