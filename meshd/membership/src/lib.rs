@@ -5,6 +5,7 @@
 
 mod issue;
 mod joining;
+mod judgement;
 mod keys;
 mod label;
 mod record;

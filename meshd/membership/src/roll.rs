@@ -7,10 +7,10 @@ use crate::{InviteKey, Name, NodeKey, RecordId, Tags};
 /// Who is what in a network, by one set of records.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Roll {
-    name: Option<Name>,
-    standings: BTreeMap<NodeKey, Standing>,
-    names: BTreeMap<String, NodeKey>,
-    warnings: Vec<Warning>,
+    pub(crate) name: Option<Name>,
+    pub(crate) standings: BTreeMap<NodeKey, Standing>,
+    pub(crate) names: BTreeMap<String, NodeKey>,
+    pub(crate) warnings: Vec<Warning>,
 }
 
 /// What a node is in a network.
@@ -76,11 +76,13 @@ pub enum Warning {
         /// Who used it.
         nodes: Vec<NodeKey>,
     },
-    /// Several members claim one name, and none has it.
+    /// Several members claim one name.
     NameConflict {
         /// The name.
         name: Name,
-        /// Who claims it.
+        /// Whom an admin gave it.
+        holder: Option<NodeKey>,
+        /// Who claims it, and is shown with a part of the key behind it.
         nodes: Vec<NodeKey>,
     },
     /// Members whom a revoked admin had let in, and nobody has approved, are suspended.
