@@ -173,8 +173,11 @@ impl Beacon {
         // The work first: it is cheap.
         let node = NodeId::from_ed25519(self.key).map_err(|_| Refused::Forged)?;
         let key = VerifyingKey::from_bytes(&self.key).map_err(|_| Refused::Forged)?;
-        key.verify_strict(&signed(body, network, source), &Signature::from_bytes(signature))
-            .map_err(|_| Refused::Forged)?;
+        key.verify_strict(
+            &signed(body, network, source),
+            &Signature::from_bytes(signature),
+        )
+        .map_err(|_| Refused::Forged)?;
         Ok(node)
     }
 }

@@ -40,11 +40,13 @@ use crate::{
     },
     journal,
     lan::Lan,
-    metrics, network_watch,
-    node::{Fresh, Seen},
+    metrics,
+    network::Network,
+    network_watch,
+    node::{Fresh, Kept, Seen},
     notify::Notifier,
     port_mapping::{Mapped, PortMapping},
-    state::{self, PeerSeen, Port, StateDir, StateError, StateLock, Stock},
+    state::{self, Membership, PeerSeen, Port, StateDir, StateError, StateLock, Stock},
     stream::{self, Berth},
     telemetry::Telemetry,
 };
@@ -254,9 +256,13 @@ async fn live(launch: Launch) -> Result<(), RunError> {
         .map(|port| PortMapping::start(port, network_changed.subscribe(), tell_mapped))
         .transpose()
         .map_err(RunError::Start)?;
-    let (plane, plane_events) =
-        control_plane::start(&settings, &own_identity, contacts.unwrap_or_default())
-            .map_err(RunError::Start)?;
+    let records = fresh.kept.records.as_ref();
+    let network = records.map_or_else(Network::default, |records| {
+        Network::private(&records.network())
+    });
+    let contacts = contacts.unwrap_or_default();
+    let (plane, plane_events) = control_plane::start(&settings, &own_identity, &network, contacts)
+        .map_err(RunError::Start)?;
     drop(own_identity);
     let (ended, mut endings) = mpsc::channel(4);
     // Before all others, which lose the right to connect.
@@ -289,6 +295,7 @@ async fn live(launch: Launch) -> Result<(), RunError> {
         clock,
         started,
         plane,
+        network: watch::Sender::new(network),
     });
     control.notifier.ready(&control.summary());
     let vitals = threads.vitals();
@@ -452,9 +459,42 @@ fn fresh(
         seed: u64::from_ne_bytes(seed),
         token,
         epoch: read_or_set_aside::<state::Routing>(state, alerts)?.map(|routing| routing.epoch),
+        kept: kept(state, alerts, now)?,
         discards: Arc::clone(&discards),
     };
     Ok((fresh, discards))
+}
+
+/// The private network that the node is in. Records that are damaged are had from other members.
+fn kept(state: &StateDir, alerts: &Alerts, unix_s: u64) -> Result<Kept, StateError> {
+    let none = Kept {
+        unix_s,
+        ..Kept::default()
+    };
+    let Some(file) = read_or_set_aside::<Membership>(state, alerts)? else {
+        return Ok(none);
+    };
+    let Some((records, damaged)) = file.records() else {
+        let aside = state.set_aside::<Membership>()?;
+        let text = format!(
+            "the records of the network make no sense; set aside as {}: join again",
+            aside.display()
+        );
+        warn!("{text}");
+        alerts.raise(WarningCode::StateDamaged, text);
+        return Ok(none);
+    };
+    if damaged > 0 {
+        warn!(
+            damaged,
+            "Records of the network are damaged, and asked for again"
+        );
+    }
+    Ok(Kept {
+        key: state.network_key(&records.network())?,
+        records: Some(records),
+        unix_s,
+    })
 }
 
 /// Opens the WireGuard sockets. Addresses with port 0 share one random port, which is remembered.
@@ -571,6 +611,14 @@ async fn serve_node(mut requests: mpsc::Receiver<Request>, control: &Control) {
                 control.plane.introduce(&to, message);
                 continue;
             }
+            Request::Keep => {
+                control.keep_records().await;
+                continue;
+            }
+            Request::Plane(command) => {
+                control.plane.hand_over(command, control).await;
+                continue;
+            }
             Request::Lookup { prefix } => {
                 if !control.plane.look_up(prefix) {
                     control_plane::answer(control, prefix, None).await;
@@ -664,6 +712,15 @@ async fn watch_clocks(control: &Control) {
             control
                 .alerts
                 .raise_until(WarningCode::ClockJump, text, until);
+        }
+        if noticed.set_by_ms.is_some() || noticed.slept {
+            let unix_s = reading.unix_s(control.started);
+            let told = control
+                .node
+                .call(move |node_loop, now| node_loop.node.handle_wall_clock(unix_s, now));
+            if told.await.is_err() {
+                debug!("Node loop is too busy to be told how late it is");
+            }
         }
         if noticed.slept {
             let resumed = control

@@ -442,7 +442,7 @@ impl Parts {
             outcomes,
             pongs: HashMap::new(),
             traced: HashMap::new(),
-                joined: None,
+            joined: None,
             changed,
         };
         let doors = Doors {

@@ -23,9 +23,7 @@ use ipnetwork::Ipv6Network;
 use routing::LinkId;
 use wireguard::{Class, Indices, PublicKey, Session, Underlay};
 
-use crate::{
-    icmp::EchoToken, identity::overlay, labels::Pair, path::probe::TokenId, relayed,
-};
+use crate::{icmp::EchoToken, identity::overlay, labels::Pair, path::probe::TokenId, relayed};
 
 /// Where packets go, as an immutable snapshot.
 pub struct Fib {

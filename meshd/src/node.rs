@@ -6,10 +6,11 @@
 
 mod acquaint;
 mod found;
+mod govern;
 mod history;
 mod hygiene;
-mod labels;
 mod joining;
+mod labels;
 mod links;
 mod membership;
 mod netcheck;
@@ -60,6 +61,7 @@ use self::{
 };
 pub use self::{
     found::{Found, MAX_ENDPOINTS, Source},
+    govern::GovernError,
     history::Since,
     hygiene::LocalNetwork,
     joining::{JoinFailure, Joined, Via},

@@ -158,9 +158,9 @@ impl<B: NetworkBehaviour> NetworkBehaviour for Fence<B> {
             return Ok(Either::Right(dummy::ConnectionHandler));
         }
         self.admission.check(&peer).map_err(ConnectionDenied::new)?;
-        let handler = self.inner.handle_established_outbound_connection(
-            connection, peer, address, role, port,
-        )?;
+        let handler = self
+            .inner
+            .handle_established_outbound_connection(connection, peer, address, role, port)?;
         Ok(Either::Left(handler))
     }
 

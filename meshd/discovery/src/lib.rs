@@ -39,9 +39,7 @@ use libp2p::PeerId;
 pub use self::door::Fault;
 pub use self::{
     contact::{Carrier, Contact},
-    door::{
-        AtDoor, Busy, Command, Dht, Door, Event, Found, How, Memory, Settings, Status, start,
-    },
+    door::{AtDoor, Busy, Command, Dht, Door, Event, Found, How, Memory, Settings, Status, start},
     exchange::{MAX_JOIN, Whereabouts},
 };
 

@@ -13,8 +13,7 @@ use std::{
 
 use discovery::{
     Admitted, AtDoor, Command, Dht, Door, Event, MAX_JOIN, Memory, NodeKey, Settings, Status,
-    Whereabouts,
-    hygiene::Loopback,
+    Whereabouts, hygiene::Loopback,
 };
 use ed25519_dalek::SigningKey;
 use tokio::sync::mpsc::Receiver;

@@ -18,12 +18,22 @@
 //! | `GET /v1/wg` | | [`Devices`] |
 //! | `POST /v1/wg` | [`AddDevice`] | [`DeviceAdded`] |
 //! | `DELETE /v1/wg/NAME` | | [`DeviceRemoved`] |
+//! | `GET /v1/network` | | [`Network`] |
+//! | `POST /v1/network` | [`CreateNetwork`] | [`Network`] |
+//! | `POST /v1/invite` | [`InviteRequest`] | [`Invited`] |
+//! | `POST /v1/join` | [`JoinRequest`] | [`JoinedNetwork`] |
+//! | `GET /v1/members` | | [`Members`] |
+//! | `POST /v1/approve` | [`ApproveRequest`] | [`Governed`] |
+//! | `POST /v1/revoke` | [`RevokeRequest`] | [`Governed`] |
+//! | `POST /v1/leave` | | [`LeftNetwork`] |
+//! | `POST /v1/whois` | [`WhoisRequest`] | [`Whois`] |
 //!
 //! Every answer is a [`Document`], every refusal an [`ErrorBody`] with [`ErrorCode::status`]. Both sides send
 //! [`VERSION_HEADER`]. Fields are only ever added; unknown ones are ignored; absent values are null.
 
 pub mod client;
 pub mod connection;
+mod network;
 mod reach;
 mod routing;
 pub mod server;
@@ -37,6 +47,11 @@ use serde::de::{self, DeserializeOwned};
 use serde::{Deserialize, Deserializer, Serialize};
 use wireguard::PublicKey;
 
+pub use self::network::{
+    ApproveRequest, CreateNetwork, Governed, InviteRequest, Invited, JoinRequest, JoinedNetwork,
+    LeftNetwork, MAX_INVITE_S, MemberShown, MemberStanding, Members, Network, OpenInvite,
+    RevokeRequest, Whois, WhoisKind, WhoisRequest,
+};
 pub use self::reach::{
     FamilyReach, NatBehaviour, Netcheck, PortMapped, Role, TriedCandidate, UdpReach, Why,
     WhyRequest,
@@ -121,6 +136,9 @@ pub struct Status {
     /// The control plane; null when it is off.
     #[serde(default)]
     pub control: Option<ControlPlane>,
+    /// The private network that the node is in, or whose admin it waits for; null in the open one.
+    #[serde(default)]
+    pub network: Option<Network>,
 }
 
 /// What finds nodes and carries their signals, by libp2p.

@@ -37,6 +37,14 @@ pub struct Network {
     pub warnings: Vec<Warning>,
 }
 
+impl Network {
+    /// Whether there is something to tell: it is private, or about to be.
+    #[must_use]
+    pub fn is_shown(&self) -> bool {
+        self.private || self.standing != MemberStanding::None
+    }
+}
+
 impl Schema for Network {
     const SCHEMA: &'static str = "meshd.network/1";
 }

@@ -227,15 +227,24 @@ fn the_published_vectors_hold() {
         match name {
             "beacon of the second identity, sent from fe80::b" => {
                 assert_eq!(read, Ok(beacon(1)));
-                assert_eq!(beacon(1).verify(&bytes, &Network::default(), B), Ok(identity(1).node()));
+                assert_eq!(
+                    beacon(1).verify(&bytes, &Network::default(), B),
+                    Ok(identity(1).node())
+                );
                 assert_eq!(datagram(1, B), bytes);
             }
             "the same, with fields of a later release" => {
                 assert_eq!(read, Ok(beacon(1)));
-                assert_eq!(beacon(1).verify(&bytes, &Network::default(), B), Ok(identity(1).node()));
+                assert_eq!(
+                    beacon(1).verify(&bytes, &Network::default(), B),
+                    Ok(identity(1).node())
+                );
             }
             "the same, as if sent from fe80::a" => {
-                assert_eq!(beacon(1).verify(&bytes, &Network::default(), A), Err(Refused::Forged));
+                assert_eq!(
+                    beacon(1).verify(&bytes, &Network::default(), A),
+                    Err(Refused::Forged)
+                );
             }
             "of another version" => assert_eq!(read, Err(Refused::Malformed)),
             other => panic!("{other}"),

@@ -9,12 +9,16 @@ mod explain;
 mod failure;
 mod graph;
 mod init;
+mod invite;
+mod join;
 mod key;
 mod links;
 mod log;
 mod man;
+mod members;
 mod metrics;
 mod netcheck;
+mod network;
 mod peers;
 mod ping;
 mod reload;
@@ -25,6 +29,7 @@ mod table;
 mod trace;
 mod wait;
 mod wg;
+mod whois;
 mod why;
 
 use std::fs;
@@ -65,6 +70,14 @@ pub fn dispatch(cli: Cli, out: &mut impl Write) -> Result<(), Failure> {
         Verb::Bugreport(options) => bugreport::run(global, &options, out),
         Verb::Log { level } => log::run(global, level, out),
         Verb::Wg(verb) => wg::run(global, verb, out),
+        Verb::Network(verb) => network::run(global, verb, out),
+        Verb::Invite(invite) => invite::run(global, invite, out),
+        Verb::Join(join) => join::run(global, join, out),
+        Verb::Members => members::run(global, out),
+        Verb::Approve { target, name } => members::approve(global, target, name, out),
+        Verb::Revoke { target } => members::revoke(global, target, out),
+        Verb::Leave => network::leave(global, out),
+        Verb::Whois { address } => whois::run(global, address, out),
         Verb::Completions { shell } => completions::run(shell, out),
         Verb::Man { dir } => man::run(&dir),
         Verb::Help { topic } => explain::run(&topic, out),

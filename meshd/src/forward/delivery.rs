@@ -115,7 +115,9 @@ fn on_link<'a>(
     let routes = !matches!(carrier.role, Role::Guest { .. });
     match udp_ports(header, packet) {
         Some((BABEL_PORT, BABEL_PORT))
-            if routes && arrival == Arrival::Direct && (is_to_us || header.destination == BABEL_GROUP) =>
+            if routes
+                && arrival == Arrival::Direct
+                && (is_to_us || header.destination == BABEL_GROUP) =>
         {
             Delivery::Babel
         }

@@ -212,7 +212,8 @@ impl Node {
         let is_sought = |(key, entry): (&PublicKey, &Entry)| {
             entry.origin == Origin::Peer && entry.endpoints.is_empty() && !self.is_open_with(key)
         };
-        if self.admits_everybody() || self.network.is_private() || self.peers.iter().any(is_sought) {
+        if self.admits_everybody() || self.network.is_private() || self.peers.iter().any(is_sought)
+        {
             Voice::Loud
         } else {
             Voice::Silent
@@ -372,9 +373,10 @@ impl Node {
             } else if now.saturating_duration_since(since) >= ANSWER {
                 known.fail(now);
                 // Who never was there leaves nothing behind.
-                let is_nobody = self.peers.get(&key).is_some_and(|entry| {
-                    !entry.origin.is_named() && entry.admitted == Some(since)
-                });
+                let is_nobody = self
+                    .peers
+                    .get(&key)
+                    .is_some_and(|entry| !entry.origin.is_named() && entry.admitted == Some(since));
                 let never_heard = self
                     .device
                     .session(&key)

@@ -313,7 +313,9 @@ impl Node {
             })
         };
         let mut members: Vec<_> = self.roll().standings().filter_map(member).collect();
-        members.sort_by(|a, b| (a.standing, &a.name, a.address).cmp(&(b.standing, &b.name, b.address)));
+        members.sort_by(|a, b| {
+            (a.standing, &a.name, a.address).cmp(&(b.standing, &b.name, b.address))
+        });
         admin::Members { members }
     }
 
@@ -328,7 +330,13 @@ impl Node {
                 entry.origin.is_stock() && entry.allowed.iter().any(|own| own.contains(address))
             });
             if let Some((key, entry)) = leaf {
-                return Some(self.whois_of(address, *key, None, WhoisKind::Leaf, entry.name.clone()));
+                return Some(self.whois_of(
+                    address,
+                    *key,
+                    None,
+                    WhoisKind::Leaf,
+                    entry.name.clone(),
+                ));
             }
             let name = self.name.clone();
             let key = node.public_key();
@@ -340,9 +348,8 @@ impl Node {
             return Some(self.whois_of(address, key, Some(node), WhoisKind::Member, name));
         }
         let mut peers = self.peers.iter();
-        let (key, entry) = peers.find(|(_, entry)| {
-            entry.allowed.iter().any(|prefix| prefix.contains(address))
-        })?;
+        let (key, entry) =
+            peers.find(|(_, entry)| entry.allowed.iter().any(|prefix| prefix.contains(address)))?;
         let kind = if entry.origin.is_named() {
             WhoisKind::Peer
         } else {

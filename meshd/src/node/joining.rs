@@ -13,7 +13,7 @@ use tracing::{debug, info};
 use wireguard::PublicKey;
 
 use super::{Found, Node, Output, Source, peers::Origin};
-use crate::{config::HostPort, discard::Reason, identity::NodeId, signal::Signal};
+use crate::{discard::Reason, identity::NodeId, signal::Signal};
 
 /// How long joining may take.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -31,7 +31,7 @@ pub enum Via {
     /// At its libp2p port of TCP.
     Door(SocketAddr),
     /// In a session with this node, at this endpoint of its WireGuard port.
-    Session(NodeId, HostPort),
+    Session(NodeId, SocketAddr),
 }
 
 /// How joining ended.
@@ -151,12 +151,11 @@ impl Node {
     }
 
     /// Opens a session for joining, or uses the one that there is.
-    fn call_door(&mut self, node: NodeId, endpoint: HostPort, now: Instant) {
+    fn call_door(&mut self, node: NodeId, endpoint: SocketAddr, now: Instant) {
         let key = node.public_key();
         if !self.peers.contains_key(&key) {
             let mut entry = self.entry_for(node, Origin::Guest, now);
-            entry.endpoints = vec![endpoint.clone()];
-            entry.found = endpoint.address().into_iter().collect();
+            entry.found = vec![endpoint];
             if self.set_peer(key, entry, now).is_err() {
                 return self.end_joining(Err(JoinFailure::NoNode), now);
             }
@@ -481,4 +480,3 @@ impl Node {
         }
     }
 }
-

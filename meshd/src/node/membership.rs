@@ -186,7 +186,10 @@ impl Membership {
 
     fn next(&self) -> Instant {
         let pulls = self.pulls.values().filter_map(Pull::poll_timeout);
-        pulls.chain([self.compared + COMPARE]).min().unwrap_or(self.compared + COMPARE)
+        pulls
+            .chain([self.compared + COMPARE])
+            .min()
+            .unwrap_or(self.compared + COMPARE)
     }
 }
 
@@ -200,7 +203,9 @@ impl Node {
 
     /// What the holder of a WireGuard key is as a member: its name and tags, by which rules select it. Nothing: it is none.
     pub fn member(&self, key: &PublicKey) -> Option<&Member> {
-        self.membership.roll.member(self.membership.by_key.get(key)?)
+        self.membership
+            .roll
+            .member(self.membership.by_key.get(key)?)
     }
 
     /// All members, this node included, as nodes.
@@ -309,7 +314,7 @@ impl Node {
     }
 
     /// Whether all records are kept.
-    pub(super) fn is_kept(&self) -> bool {
+    pub fn is_kept(&self) -> bool {
         let records = self.membership.records.as_ref();
         records.is_none_or(|records| records.revision() <= self.membership.kept)
     }
@@ -385,23 +390,27 @@ impl Node {
 
     /// A session has opened: what the other knows, and we do not, is asked for.
     pub(super) fn compare_records(&mut self, peer: &PublicKey, now: Instant) {
-        let Some(records) = &self.membership.records else {
+        if self.membership.records.is_none() {
             return;
-        };
+        }
         let is_under_way = self.membership.pulls.contains_key(peer);
         let is_busy = self.membership.pulls.len() >= MAX_PULLS;
         if !self.membership.is_member(peer) || is_under_way || is_busy {
             return;
         }
-        let pull = Pull::new(records, self.rng.u64(..));
+        let pull = Pull::new(self.rng.u64(..));
         self.membership.pulls.insert(*peer, pull);
         self.go_on_comparing(peer, now);
     }
 
     /// Sends what is to be asked.
     fn go_on_comparing(&mut self, peer: &PublicKey, now: Instant) {
-        while let Some(pull) = self.membership.pulls.get_mut(peer) {
-            if let Some(question) = pull.poll_transmit(now) {
+        loop {
+            let Membership { records, pulls, .. } = &mut self.membership;
+            let (Some(records), Some(pull)) = (records, pulls.get_mut(peer)) else {
+                break;
+            };
+            if let Some(question) = pull.poll_transmit(records, now) {
                 self.tell_records(peer, question, now);
                 continue;
             }
@@ -427,13 +436,14 @@ impl Node {
         let Some(records) = records else {
             return;
         };
+        let mut answer = None;
         let heard = match sync::role(message) {
-            Some(Role::Question) => sync::answer(records, message).map(|answer| Heard {
-                answer: Some(answer),
-                ..Heard::default()
+            Some(Role::Question) => sync::answer(records, message).map(|made| {
+                answer = Some(made);
+                Heard::default()
             }),
             Some(Role::Answer) => match pulls.get_mut(&peer) {
-                Some(pull) => pull.handle_message(records, message, now),
+                Some(pull) => pull.handle_message(records, message),
                 None => return,
             },
             Some(Role::News) => sync::handle_news(records, message),
@@ -446,7 +456,7 @@ impl Node {
                 return self.discards.discard(Reason::SignalUnknown, 1);
             }
         };
-        if let Some(answer) = heard.answer {
+        if let Some(answer) = answer {
             self.tell_records(&peer, answer, now);
         }
         self.on_records(heard.new, Some(peer), now);
@@ -482,8 +492,14 @@ impl Node {
     pub(super) fn set_membership_timer(&mut self, now: Instant) {
         let is_private = self.membership.records.is_some();
         let own = is_private.then(|| self.membership.next());
-        let left = self.membership.invites.saturating_sub(self.membership.unix_s(now));
-        let invites = self.membership.is_welcoming.then(|| now + Duration::from_secs(left));
+        let left = self
+            .membership
+            .invites
+            .saturating_sub(self.membership.unix_s(now));
+        let invites = self
+            .membership
+            .is_welcoming
+            .then(|| now + Duration::from_secs(left));
         let all = own.into_iter().chain(self.next_of_joining()).chain(invites);
         let next = all.min();
         self.agenda.set(Task::Membership, next);
@@ -502,8 +518,10 @@ impl Node {
                 let text = format!("a ticket was used more often than it may be, by {}: those are suspended until an admin approves", names(nodes));
                 Warning::new(WarningCode::InviteReused, text)
             }
-            What::NameConflict { name, nodes } => {
-                let text = format!("several members claim the name {name}: {}", names(nodes));
+            What::NameConflict { name, holder, nodes } => {
+                let whose = holder.map(|holder| format!(", which {} has", self.name_of(&holder)));
+                let whose = whose.unwrap_or_default();
+                let text = format!("several members claim the name {name}{whose}: {}", names(nodes));
                 Warning::new(WarningCode::NameConflict, text)
             }
             What::AdminRevoked { admin, nodes } => {

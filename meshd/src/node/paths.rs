@@ -442,7 +442,10 @@ impl Node {
         let own = self.identity.node().link_local();
         let node = self.peers.get(&peer).and_then(|entry| entry.node);
         let signal = node.and_then(|node| Signal::parse(packet, node.link_local(), own));
-        let is_guest = self.peers.get(&peer).is_some_and(Entry::is_guest);
+        let is_guest = self
+            .peers
+            .get(&peer)
+            .is_some_and(super::peers::Entry::is_guest);
         if is_guest && !matches!(signal, Some(Signal::Join(_))) {
             return self.discards.discard(Reason::NoMember, 1);
         }

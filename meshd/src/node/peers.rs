@@ -121,7 +121,12 @@ fn dials(endpoints: &[HostPort]) -> Vec<Dial> {
 }
 
 impl Entry {
-    pub(super) fn mesh(name: String, node: NodeId, origin: Origin, endpoints: Vec<HostPort>) -> Self {
+    pub(super) fn mesh(
+        name: String,
+        node: NodeId,
+        origin: Origin,
+        endpoints: Vec<HostPort>,
+    ) -> Self {
         Self {
             name,
             address: node.address(),
@@ -246,9 +251,8 @@ impl Node {
         let wanted = self.wanted(settings, added);
         let keys: BTreeSet<PublicKey> = wanted.iter().map(|(key, _)| *key).collect();
         // Who has other grounds may come again.
-        let is_gone = |(key, entry): &(&PublicKey, &Entry)| {
-            entry.origin.is_named() && !keys.contains(*key)
-        };
+        let is_gone =
+            |(key, entry): &(&PublicKey, &Entry)| entry.origin.is_named() && !keys.contains(*key);
         let gone = self.peers.iter().filter(is_gone);
         for key in gone.map(|(key, _)| *key).collect::<Vec<_>>() {
             self.remove(&key, now);
@@ -473,12 +477,7 @@ impl Node {
         self.admit_as(Origin::Guest, key, now)
     }
 
-    fn admit_as(
-        &mut self,
-        origin: Origin,
-        key: PublicKey,
-        now: Instant,
-    ) -> Option<Arc<Session>> {
+    fn admit_as(&mut self, origin: Origin, key: PublicKey, now: Instant) -> Option<Arc<Session>> {
         let node = NodeId::from_public_key(&key).ok()?;
         if self.strangers().count() >= MAX_STRANGERS
             && let Some(oldest) = self.oldest_stranger()

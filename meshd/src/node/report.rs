@@ -38,6 +38,7 @@ impl Node {
             drops: self.discards.by_name(),
             warnings: self.all_warnings(),
             control: None,
+            network: Some(self.network_report(now)).filter(admin::Network::is_shown),
         }
     }
 

@@ -13,7 +13,7 @@ use wireguard::{Endpoint, Opened, PublicKey, Session, Underlay, Verdict};
 
 mod streams;
 
-use super::{CommandError, Fresh, Node, Output, Pong, Seen, derive};
+use super::{CommandError, Fresh, Kept, Node, Output, Pong, Seen, derive};
 use crate::{
     config::Source,
     discard::{Discards, Reason},

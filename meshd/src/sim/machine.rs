@@ -30,7 +30,7 @@ use crate::{
         tun::Tun,
         udp::{Received, UdpSocket},
     },
-    node::{Fresh, Node, Seen, derive},
+    node::{Fresh, Kept, Node, Seen, derive},
     testdata,
 };
 

@@ -36,12 +36,7 @@ impl Own {
     }
 
     /// The same, in that network.
-    pub fn in_network(
-        network: Network,
-        seed: &[u8; 32],
-        owner: Owner,
-        last: Option<u32>,
-    ) -> Self {
+    pub fn in_network(network: Network, seed: &[u8; 32], owner: Owner, last: Option<u32>) -> Self {
         let signing = SigningKey::from_bytes(seed);
         let newest = last.map_or(1, |last| last.saturating_add(1));
         Self {

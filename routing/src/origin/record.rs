@@ -197,8 +197,11 @@ impl Record {
     /// order, no number that is not reduced.
     pub(super) fn is_signed(&self, network: &Network) -> bool {
         VerifyingKey::from_bytes(&self.key).is_ok_and(|key| {
-            key.verify_strict(&self.signed(network), &Signature::from_bytes(&self.signature))
-                .is_ok()
+            key.verify_strict(
+                &self.signed(network),
+                &Signature::from_bytes(&self.signature),
+            )
+            .is_ok()
         })
     }
 

@@ -128,7 +128,15 @@ fn made_record(epoch: u32, base: u16, scale: Scale, seqnos: u16) -> Record {
             chain.anchor(chain.start(&seed(1)), scale)
         })
         .collect();
-    Record::sign(&signing(1), &Network::default(), id(1), epoch, Seqno(base), scale, anchors)
+    Record::sign(
+        &signing(1),
+        &Network::default(),
+        id(1),
+        epoch,
+        Seqno(base),
+        scale,
+        anchors,
+    )
 }
 
 fn chain(epoch: u32, seqno: Seqno) -> Chain {
@@ -631,7 +639,9 @@ fn later_record() -> Record {
         later: b"later".to_vec(),
         ..made_record(3, 24, Scale::new(48, 700).unwrap(), 2)
     };
-    record.signature = signing(1).sign(&record.signed(&Network::default())).to_bytes();
+    record.signature = signing(1)
+        .sign(&record.signed(&Network::default()))
+        .to_bytes();
     record
 }
 
@@ -685,7 +695,8 @@ fn a_key_of_small_order_signs_nothing() {
     let key = VerifyingKey::from_bytes(&NEUTRAL).unwrap();
     let signature = Signature::from_bytes(&record.signature);
     assert!(
-        key.verify(&record.signed(&Network::default()), &signature).is_ok(),
+        key.verify(&record.signed(&Network::default()), &signature)
+            .is_ok(),
         "a lenient verifier takes it"
     );
     assert_eq!(
@@ -925,7 +936,15 @@ fn what_a_job_proves_is_dropped_if_its_epoch_has_gone_meanwhile() {
 fn other_record(epoch: u32) -> Record {
     let anchors = vec![Anchor([epoch as u8; 16]); 8];
     let base = Seqno((epoch * 8) as u16);
-    Record::sign(&signing(1), &Network::default(), id(1), epoch, base, Scale::OURS, anchors)
+    Record::sign(
+        &signing(1),
+        &Network::default(),
+        id(1),
+        epoch,
+        base,
+        Scale::OURS,
+        anchors,
+    )
 }
 
 #[test]
@@ -1235,7 +1254,15 @@ fn of_the_origins_in_conflict_only_some_outlive_their_routes() {
         let own = Own::new(&seed(n), owner(n), None);
         take_record(&mut victim, own.record());
         let anchors = vec![Anchor([0; 16]); 8];
-        let other = Record::sign(&signing(n), &Network::default(), id(n), 1, Seqno(8), Scale::OURS, anchors);
+        let other = Record::sign(
+            &signing(n),
+            &Network::default(),
+            id(n),
+            1,
+            Seqno(8),
+            Scale::OURS,
+            anchors,
+        );
         assert!(matches!(
             take_record(&mut victim, &other),
             Learned::Conflict(_)

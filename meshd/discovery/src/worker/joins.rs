@@ -194,12 +194,7 @@ impl Worker<'_> {
         }
     }
 
-    fn on_question(
-        &mut self,
-        peer: &PeerId,
-        message: Vec<u8>,
-        channel: ResponseChannel<Vec<u8>>,
-    ) {
+    fn on_question(&mut self, peer: &PeerId, message: Vec<u8>, channel: ResponseChannel<Vec<u8>>) {
         let Some(from) = NodeKey::of_peer(peer) else {
             return;
         };
