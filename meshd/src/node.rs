@@ -383,7 +383,7 @@ impl Node {
             kept,
         } = fresh;
         let mut rng = fastrand::Rng::with_seed(seed);
-        let membership = Membership::new(kept, now);
+        let membership = Membership::new(identity.node().public_key(), kept, now);
         let network = membership.network();
         let owner = routes::owner(&identity.node());
         let router = routes::router(&network, identity.seed(), owner, epoch, &mut rng, now);
@@ -794,8 +794,9 @@ impl Node {
         self.send_traces(&peer, now);
         self.release(peer, now);
         if rtt.is_none()
-            && let Some(address) = self.peers.get(&peer).map(|entry| entry.address)
+            && let Some(entry) = self.peers.get(&peer).filter(|entry| !entry.is_guest())
         {
+            let address = entry.address;
             self.echo(peer, address, now);
         }
     }

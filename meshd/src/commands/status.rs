@@ -223,6 +223,7 @@ mod tests {
                 },
             ],
             drops: BTreeMap::from([("foreign source".into(), 3), ("replay".into(), 0)]),
+            network: None,
             control: None,
             warnings: vec![Warning {
                 code: "NAT-SYM-SYM".into(),

@@ -53,6 +53,8 @@ pub struct Kept {
 /// The network that the node is in, and who else is.
 #[derive(Debug)]
 pub(super) struct Membership {
+    /// This node.
+    own: PublicKey,
     pub(super) records: Option<Records>,
     pub(super) key: Option<NetworkKey>,
     pub(super) roll: Arc<Roll>,
@@ -82,8 +84,9 @@ pub(super) struct Membership {
 }
 
 impl Membership {
-    pub(super) fn new(kept: Kept, now: Instant) -> Self {
+    pub(super) fn new(own: PublicKey, kept: Kept, now: Instant) -> Self {
         let mut fresh = Self {
+            own,
             roll: Arc::default(),
             nodes: BTreeMap::new(),
             members: Arc::default(),
@@ -147,7 +150,8 @@ impl Membership {
             }
         }
         let members = self.by_key.iter();
-        let members = members.filter(|(_, key)| self.roll.member(key).is_some());
+        let members =
+            members.filter(|(key, node)| **key != self.own && self.roll.member(node).is_some());
         self.members = Arc::new(members.map(|(key, _)| *key).collect());
         let invites = records.invites().into_iter();
         let good = invites.filter(|invite| !invite.revoked && invite.used < invite.uses.into());

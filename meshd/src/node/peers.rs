@@ -487,6 +487,7 @@ impl Node {
         let entry = self.entry_for(node, origin, now);
         let is_added = self.set_peer(key, entry, now);
         self.stale = true;
+        self.set_membership_timer(now);
         self.drain(now);
         is_added.ok()?;
         self.device.session(&key).map(Arc::clone)

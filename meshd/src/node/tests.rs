@@ -1,6 +1,7 @@
 //! Nodes in one process: datagrams are handed over, time is a variable.
 
 mod found;
+mod members;
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -13,7 +14,7 @@ use wireguard::{Endpoint, Opened, PublicKey, Session, Underlay, Verdict};
 
 mod streams;
 
-use super::{CommandError, Fresh, Kept, Node, Output, Pong, Seen, derive};
+use super::{CommandError, Fresh, JoinFailure, Joined, Kept, Node, Output, Pong, Seen, derive};
 use crate::{
     config::Source,
     discard::{Discards, Reason},
@@ -36,6 +37,7 @@ struct Host {
     resolving: Vec<PublicKey>,
     streams: Vec<crate::stream::Command>,
     pongs: Vec<Pong>,
+    joined: Vec<Result<Joined, JoinFailure>>,
 }
 
 impl Host {
@@ -67,6 +69,7 @@ impl Host {
             resolving: Vec::new(),
             streams: Vec::new(),
             pongs: Vec::new(),
+            joined: Vec::new(),
         };
         host.drain(now);
         host
@@ -91,6 +94,9 @@ impl Host {
                     self.node.handle_outcome(id, outcome, now);
                 }
                 Output::Remember { .. } | Output::Lookup { .. } => {}
+                Output::Keep { revision } => self.node.handle_kept(revision, true, now),
+                Output::Knock(_) | Output::Ask { .. } | Output::Answer { .. } => {}
+                Output::Joined(ended) => self.joined.push(ended),
                 Output::Traced { .. } => {}
                 Output::Pong(pong) => self.pongs.push(pong),
             }
@@ -158,7 +164,7 @@ impl Host {
         let read = handshake::read(&reader, fib, datagram, Strangers::Welcome, now);
         let (author, session) = match read {
             Ok((author, Whose::Peer(session))) => (author, Some(Arc::clone(session))),
-            Ok((author, Whose::Stranger(key))) => (author, self.node.admit(key, now)),
+            Ok((author, Whose::Stranger(key))) => (author, self.node.admit_caller(key, now)),
             Err(error) => return self.discards.discard(handshake::reason(error), 1),
         };
         let Some(session) = session else {

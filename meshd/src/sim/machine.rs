@@ -30,7 +30,7 @@ use crate::{
         tun::Tun,
         udp::{Received, UdpSocket},
     },
-    node::{Fresh, Kept, Node, Seen, derive},
+    node::{Fresh, Node, Seen, derive},
     testdata,
 };
 
@@ -199,7 +199,7 @@ impl Machine {
             token,
             epoch: memory.epoch,
             discards: Arc::clone(&discards),
-            kept: Kept::default(),
+            kept: crate::node::Kept::default(),
         };
         let any = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 51860);
         let socket = UdpSocket::simulated(any, Arc::clone(&self.datagrams))?;

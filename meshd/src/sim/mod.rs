@@ -673,6 +673,8 @@ impl Net {
                 Request::Resolve { .. } => {}
                 // There is no control plane, and the node does not ask.
                 Request::Lookup { .. } | Request::Introduce { .. } => {}
+                // Nor a private network.
+                Request::Keep | Request::Plane(_) => {}
             }
         }
         let outcomes = self.machines[machine].jobs();
