@@ -599,6 +599,10 @@ impl Node {
             self.note_link(id, peer, state, now);
         }
         self.choose_path(&peer, now);
+        if before != state && state == NeighbourState::Up {
+            // What was told meanwhile may not have come.
+            self.compare_records(&peer, now);
+        }
         match (before, state) {
             (NeighbourState::Down, NeighbourState::Down) => {}
             (NeighbourState::Down, _) => {

@@ -4,7 +4,7 @@
 //! a session with. Who may have a session follows from the records at once, before that.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, HashSet, VecDeque},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -38,6 +38,12 @@ const HEARD_PER_SECOND: f64 = 200.0;
 const COMPARE: Duration = Duration::from_secs(120);
 /// Comparisons that this node has under way, at most.
 const MAX_PULLS: usize = 4;
+/// What is new is told again after these times, since datagrams are lost. Whoever missed it all the same finds it by comparing.
+const REPEATS: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(5)];
+/// News that is told again at a time, at most.
+const MAX_REPEATED: usize = 32;
+/// More than this at once is no news, but what a node that was away catches up on: others have it, or find it by comparing.
+const MAX_NEWS: usize = 32;
 
 /// What is kept of a network over a restart.
 #[derive(Debug, Default)]
@@ -75,6 +81,8 @@ pub(super) struct Membership {
     compared: Instant,
     /// Records that are told to others when they are kept, and who has told them.
     news: Vec<(Option<PublicKey>, Vec<u8>)>,
+    /// What is told again: when, how many times it was, and what.
+    repeats: VecDeque<(Instant, usize, Vec<Vec<u8>>)>,
     /// Replies that leave when the records are kept.
     pub(super) replies: Vec<Reply>,
     /// What was asked to be kept; none: nothing.
@@ -99,6 +107,7 @@ impl Membership {
             credit: BTreeMap::new(),
             compared: now,
             news: Vec::new(),
+            repeats: VecDeque::new(),
             replies: Vec::new(),
             keeping: None,
             kept: kept.records.as_ref().map_or(0, Records::revision),
@@ -190,10 +199,9 @@ impl Membership {
 
     fn next(&self) -> Instant {
         let pulls = self.pulls.values().filter_map(Pull::poll_timeout);
-        pulls
-            .chain([self.compared + COMPARE])
-            .min()
-            .unwrap_or(self.compared + COMPARE)
+        let repeats = self.repeats.iter().map(|(at, ..)| *at);
+        let compare = self.compared + COMPARE;
+        pulls.chain(repeats).fold(compare, Instant::min)
     }
 }
 
@@ -358,7 +366,11 @@ impl Node {
             }
         }
         let news = std::mem::take(&mut self.membership.news);
-        self.tell_news(&news, now);
+        if news.len() <= MAX_NEWS {
+            self.tell_news(&news, now);
+            let own = news.into_iter().filter(|(by, _)| by.is_none());
+            self.repeat_later(own.map(|(_, record)| record).collect(), 0, now);
+        }
         self.drain(now);
     }
 
@@ -374,6 +386,30 @@ impl Node {
             for message in sync::news(records) {
                 self.tell_records(&peer, message, now);
             }
+        }
+    }
+
+    fn repeat_later(&mut self, news: Vec<Vec<u8>>, times: usize, now: Instant) {
+        let Some(pause) = REPEATS.get(times).filter(|_| !news.is_empty()) else {
+            return;
+        };
+        let repeats = &mut self.membership.repeats;
+        if repeats.len() >= MAX_REPEATED {
+            repeats.pop_front();
+        }
+        repeats.push_back((now + *pause, times + 1, news));
+        self.set_membership_timer(now);
+    }
+
+    fn repeat_news(&mut self, now: Instant) {
+        let repeats = std::mem::take(&mut self.membership.repeats);
+        let (due, later) = repeats.into_iter().partition(|(at, ..)| *at <= now);
+        self.membership.repeats = later;
+        let due: Vec<_> = due;
+        for (_, times, news) in due {
+            let again: Vec<_> = news.iter().map(|record| (None, record.clone())).collect();
+            self.tell_news(&again, now);
+            self.repeat_later(news, times, now);
         }
     }
 
@@ -473,6 +509,7 @@ impl Node {
     /// Does what is due: questions are asked again, and now and then some member is compared with.
     pub(super) fn tend_membership(&mut self, now: Instant) {
         self.tend_joining(now);
+        self.repeat_news(now);
         let due: Vec<PublicKey> = self.membership.pulls.keys().copied().collect();
         for peer in due {
             if let Some(pull) = self.membership.pulls.get_mut(&peer) {
