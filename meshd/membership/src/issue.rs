@@ -119,7 +119,7 @@ impl Records {
     ) -> Result<Issued, IssueError> {
         self.check_owner(network)?;
         self.check_not_revoked(&node)?;
-        if self.admin_record(&node.0).is_some() {
+        if self.bounds().admin(&node.0).is_some() {
             return Ok(Issued::default());
         }
         self.check_room(Kind::Admin, &network.public(), 1)?;
@@ -317,7 +317,7 @@ impl Records {
     /// The key of an admin in force.
     fn admin(&self, signer: Signer<'_>) -> Result<[u8; 32], IssueError> {
         let public = signer.public();
-        if self.judgement().admins.contains(&public) || self.is_network_key(&public) {
+        if self.judgement().admins.contains(&public) || self.bounds().is_network_key(&public) {
             Ok(public)
         } else {
             Err(IssueError::NotAdmin)
@@ -344,7 +344,7 @@ impl Records {
     }
 
     fn check_room(&self, kind: Kind, signer: &[u8; 32], count: usize) -> Result<(), IssueError> {
-        if self.room(kind, signer) >= count {
+        if self.bounds().room(kind, signer) >= count {
             Ok(())
         } else {
             Err(IssueError::Full)

@@ -273,8 +273,8 @@ fn hello(
     let held = held.filter(|_| is_signature(invite, &signed, signature));
     let held = held.ok_or(Refusal::UnknownInvite)?;
     let mut reply = vec![VERSION, Kind::Proof as u8];
-    // It is not earlier than the invite, whatever this clock says.
-    let time = now.max(held.issued).min(MAX_TIME);
+    // It is not earlier than the invite, whatever this clock says; unless the clock of who made that was too far ahead.
+    let time = now.max(held.issued.min(held.expires)).min(MAX_TIME);
     reply.extend(time.to_be_bytes());
     write_all(&mut reply, records.proof(own));
     Ok(Answer {
@@ -326,10 +326,11 @@ fn join(
                 Admission::Member => 1,
                 Admission::Pending => 2,
             });
+            // The name of the network last: it is what may be had later, where not all fits.
             let name = records
                 .iter()
                 .take_while(|record| matches!(record.statement, Statement::Network { .. }));
-            write_all(&mut reply, name.chain(records.proof(visitor)));
+            write_all(&mut reply, records.proof(visitor).into_iter().chain(name));
             reply
         }
         Err(refusal) => vec![VERSION, Kind::Refusal as u8, refusal as u8 + 1],
@@ -374,7 +375,7 @@ fn may_use(
     }
     // A use that the node has left is one.
     let subject = join_subject(&records.network(), key, visitor);
-    if invite.used >= usize::from(invite.uses) || records.join_of(key, subject).is_some() {
+    if invite.used >= usize::from(invite.uses) || records.bounds().join(key, subject).is_some() {
         return Err(Refusal::Used);
     }
     Ok(())
@@ -389,19 +390,20 @@ impl Records {
             return Vec::new();
         };
         let record = |id| self.iter().find(|record| record.id() == id);
+        let admin = |signer: &[u8; 32]| self.bounds().admin(signer).and_then(|key| self.at(key));
         let mut proof: Vec<&Record> = Vec::new();
         let said = match grant.invite.as_ref() {
-            Some(invite) => self.invite_record(invite),
+            Some(invite) => self.bounds().invite(invite).and_then(|key| self.at(key)),
             None => record(grant.record),
         };
         if let Some(said) = said {
-            proof.extend(self.admin_record(&said.signer));
+            proof.extend(admin(&said.signer));
             if let Some(approval) = judgement
                 .approved
                 .get(&grant.subject)
                 .and_then(|id| record(*id))
             {
-                proof.extend(self.admin_record(&approval.signer));
+                proof.extend(admin(&approval.signer));
                 proof.push(approval);
             }
             proof.push(said);

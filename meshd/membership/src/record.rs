@@ -312,6 +312,37 @@ impl Record {
     }
 }
 
+/// Where a record is in the order of records.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub(crate) struct Key {
+    pub(crate) stage: u8,
+    pub(crate) id: RecordId,
+}
+
+impl Key {
+    /// Before every record.
+    pub(crate) const FIRST: Self = Self {
+        stage: 0,
+        id: RecordId([0; 16]),
+    };
+    /// After every record.
+    pub(crate) const END: Self = Self {
+        stage: u8::MAX,
+        id: RecordId([u8::MAX; 16]),
+    };
+
+    pub(crate) fn new(kind: Kind, id: RecordId) -> Self {
+        Self {
+            stage: kind.stage(),
+            id,
+        }
+    }
+
+    pub(crate) fn of(record: &Record) -> Self {
+        Self::new(record.statement.kind(), record.id())
+    }
+}
+
 /// The kinds of records, by their numbers.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub(crate) enum Kind {

@@ -1,24 +1,24 @@
 //! The set of records that a member keeps.
 //!
 //! Records are merged by union. What may be in the set depends on the set alone: a record is in if some chain of records leads from the
-//! network key to its signer, be they revoked or not, and if it is among the first of its [`Group`], by an order that nobody but the
-//! members of the group can do anything about. So two sets that have met are equal, in whatever order their records came; and nobody
-//! fills up a set but with what its own group may have. What the records amount to is [`Roll`]'s.
+//! network key to its signer, be they revoked or not, and if there is room for it ([`Bounds`]). So two sets that have met are equal, in
+//! whatever order their records came. What the records amount to is [`Roll`]'s.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     sync::{Arc, OnceLock},
 };
 
 use crate::{
-    Approval, InviteKey, Name, NetworkId, NodeKey, Past, Record, RecordError, RecordId, Roll,
-    Standing, Statement, Tags, judgement::Judgement, record::Kind,
+    Approval, InviteKey, Name, NetworkId, NodeKey, Record, RecordError, RecordId, Roll, Standing,
+    Statement, Tags,
+    bounds::{Bounds, Group},
+    judgement::Judgement,
+    record::Key,
 };
 
 /// What a file begins with.
 const FILE: &[u8; 16] = b"meshd records 1\n";
-/// Joins that are kept of one invite beyond its uses: evidence that it was used too often.
-const BEYOND_USES: usize = 4;
 
 /// The records of one network, merged by union. What follows from them is a function of the set alone: no clock, no order of arrival.
 #[derive(Clone, Debug)]
@@ -26,45 +26,10 @@ pub struct Records {
     network: NetworkId,
     /// By stage and id: each after those that it hangs on.
     held: BTreeMap<Key, Record>,
-    groups: BTreeMap<Group, BTreeSet<Place>>,
-    hooks: Hooks,
+    bounds: Bounds,
     revision: u64,
     judgement: OnceLock<Arc<Judgement>>,
 }
-
-/// Where a record is in the order of records.
-#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
-pub(crate) struct Key {
-    pub(crate) stage: u8,
-    pub(crate) id: RecordId,
-}
-
-/// What records may hang on.
-#[derive(Clone, Debug, Default)]
-struct Hooks {
-    admins: BTreeMap<[u8; 32], RecordId>,
-    invites: BTreeMap<InviteKey, (RecordId, u16)>,
-    /// How many records let each node in.
-    grants: BTreeMap<NodeKey, usize>,
-}
-
-/// Records that share a bound. Only who has the key in it can make one.
-#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
-enum Group {
-    /// Names of the network.
-    Networks,
-    /// Admins, each once.
-    Admins,
-    /// What one admin has signed of one kind.
-    Signed(Kind, [u8; 32]),
-    /// Uses of one invite: by nodes, each once.
-    Joins(InviteKey),
-    /// Leaves of one node.
-    Leaves(NodeKey),
-}
-
-/// Where a record is among those of its group: by the first, then by the second.
-type Place = ([u8; 16], RecordId);
 
 /// What became of a record that was to be inserted.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -123,6 +88,8 @@ impl Records {
     pub const MAX_SIGNED: usize = 2_048;
     /// Most invites by one admin.
     pub const MAX_INVITES: usize = 1_024;
+    /// Most nodes that the invites of one admin may have let in.
+    pub const MAX_GUESTS: usize = 4_096;
     /// Most leaves of one node.
     pub const MAX_LEAVES: usize = 16;
 
@@ -132,8 +99,7 @@ impl Records {
         Self {
             network,
             held: BTreeMap::new(),
-            groups: BTreeMap::new(),
-            hooks: Hooks::default(),
+            bounds: Bounds::new(network),
             revision: 0,
             judgement: OnceLock::new(),
         }
@@ -208,11 +174,12 @@ impl Records {
         if self.held.contains_key(&key) {
             return Ok(Inserted::Held);
         }
-        if !self.is_entitled(&record) {
+        if !self.bounds.is_entitled(&record) {
             return Err(InsertError::Unchained);
         }
-        let rival = self.rival(&record);
-        if rival.is_some_and(|rival| rival < key) || !self.has_room(&record, rival) {
+        let rival = self.bounds.rival(&record);
+        let rival_record = rival.and_then(|rival| self.held.get(&rival));
+        if rival.is_some_and(|rival| rival < key) || !self.bounds.has_room(&record, rival_record) {
             return Err(InsertError::Beyond);
         }
         if !record.is_signed(&self.network) {
@@ -221,8 +188,9 @@ impl Records {
         if let Some(rival) = rival {
             self.remove(rival);
         }
-        let group = self.add(key, record);
-        if self.trim(group) || rival.is_some() {
+        let mut groups = self.bounds.add(&record);
+        self.held.insert(key, record);
+        if self.trim(&mut groups) || rival.is_some() {
             self.sweep();
         }
         self.revision += 1;
@@ -269,270 +237,57 @@ impl Records {
         self.held.range(from..to.max(from))
     }
 
-    pub(crate) fn is_network_key(&self, signer: &[u8; 32]) -> bool {
-        NetworkId::of_key(signer) == self.network
+    pub(crate) fn bounds(&self) -> &Bounds {
+        &self.bounds
     }
 
-    /// The invite of a key, if its record is held.
-    pub(crate) fn invite_record(&self, key: &InviteKey) -> Option<&Record> {
-        let (id, _) = self.hooks.invites.get(key)?;
-        self.held.get(&Key::new(Kind::Invite, *id))
-    }
-
-    /// The use of an invite by a node, left or not, by its subject.
-    pub(crate) fn join_of(&self, invite: &InviteKey, subject: RecordId) -> Option<Key> {
-        let places = self.groups.get(&Group::Joins(*invite))?;
-        let from = (subject.0, RecordId([0; 16]));
-        let (found, id) = places.range(from..).next()?;
-        (*found == subject.0).then(|| Key::new(Kind::Join, *id))
-    }
-
-    /// The record that makes a node an admin, revoked or not.
-    pub(crate) fn admin_record(&self, signer: &[u8; 32]) -> Option<&Record> {
-        let id = self.hooks.admins.get(signer)?;
-        self.held.get(&Key::new(Kind::Admin, *id))
-    }
-
-    /// How many more records of this kind a signer may make.
-    pub(crate) fn room(&self, kind: Kind, signer: &[u8; 32]) -> usize {
-        let group = match kind {
-            Kind::Network => Group::Networks,
-            Kind::Admin => Group::Admins,
-            Kind::Leave => Group::Leaves(NodeKey(*signer)),
-            Kind::Invite | Kind::Join | Kind::Enrol | Kind::Name | Kind::Approve | Kind::Revoke => {
-                Group::Signed(kind, *signer)
-            }
-        };
-        let held = self.groups.get(&group).map_or(0, BTreeSet::len);
-        match group {
-            // The older one makes room.
-            Group::Networks => usize::MAX,
-            Group::Admins | Group::Signed(..) | Group::Joins(_) | Group::Leaves(_) => {
-                self.limit(group).saturating_sub(held)
-            }
-        }
-    }
-
-    /// Whether records that are held say, revoked or not, that its signer may make it.
-    fn is_entitled(&self, record: &Record) -> bool {
-        let is_network = || self.is_network_key(&record.signer);
-        match &record.statement {
-            Statement::Network { .. }
-            | Statement::Admin { .. }
-            | Statement::Revoke {
-                past: Past::Falls, ..
-            } => is_network(),
-            Statement::Invite { .. }
-            | Statement::Enrol { .. }
-            | Statement::Name { .. }
-            | Statement::Approve { .. }
-            | Statement::Revoke {
-                past: Past::Stands, ..
-            } => self.hooks.admins.contains_key(&record.signer) || is_network(),
-            Statement::Join { invite, .. } => self.hooks.invites.contains_key(invite),
-            Statement::Leave { node, .. } => self.hooks.grants.contains_key(node),
-        }
-    }
-
-    /// The held record that says of the same thing what only one record may say: the one with the smaller id is kept.
-    fn rival(&self, record: &Record) -> Option<Key> {
-        match &record.statement {
-            Statement::Admin { node } => {
-                let id = self.hooks.admins.get(&node.0)?;
-                Some(Key::new(Kind::Admin, *id))
-            }
-            Statement::Invite { key, .. } => {
-                let (id, _) = self.hooks.invites.get(key)?;
-                Some(Key::new(Kind::Invite, *id))
-            }
-            Statement::Join { invite, .. } => self.join_of(invite, record.subject(&self.network)),
-            Statement::Network { .. }
-            | Statement::Enrol { .. }
-            | Statement::Name { .. }
-            | Statement::Approve { .. }
-            | Statement::Revoke { .. }
-            | Statement::Leave { .. } => None,
-        }
-    }
-
-    fn group(record: &Record) -> Group {
-        match &record.statement {
-            Statement::Network { .. } => Group::Networks,
-            Statement::Admin { .. } => Group::Admins,
-            Statement::Join { invite, .. } => Group::Joins(*invite),
-            Statement::Leave { node, .. } => Group::Leaves(*node),
-            Statement::Invite { .. }
-            | Statement::Enrol { .. }
-            | Statement::Name { .. }
-            | Statement::Approve { .. }
-            | Statement::Revoke { .. } => Group::Signed(record.statement.kind(), record.signer),
-        }
-    }
-
-    fn place(&self, record: &Record) -> Place {
-        let order = match &record.statement {
-            // The newest first.
-            Statement::Network { .. } => u128::from(!record.issued).to_be_bytes(),
-            Statement::Join { .. } => record.subject(&self.network).0,
-            Statement::Admin { .. }
-            | Statement::Invite { .. }
-            | Statement::Enrol { .. }
-            | Statement::Name { .. }
-            | Statement::Approve { .. }
-            | Statement::Revoke { .. }
-            | Statement::Leave { .. } => record.id().0,
-        };
-        (order, record.id())
-    }
-
-    /// How many records of a group are kept: the first ones.
-    fn limit(&self, group: Group) -> usize {
-        match group {
-            Group::Networks => 1,
-            Group::Admins => Self::MAX_ADMINS,
-            Group::Signed(Kind::Invite, _) => Self::MAX_INVITES,
-            Group::Signed(..) => Self::MAX_SIGNED,
-            Group::Joins(invite) => {
-                let uses = self.hooks.invites.get(&invite).map_or(0, |held| held.1);
-                usize::from(uses) + BEYOND_USES
-            }
-            Group::Leaves(_) => Self::MAX_LEAVES,
-        }
-    }
-
-    /// Whether it would be among those of its group that are kept, its rival gone.
-    fn has_room(&self, record: &Record, rival: Option<Key>) -> bool {
-        let group = Self::group(record);
-        let of_rival = rival
-            .and_then(|rival| self.held.get(&rival))
-            .map(Self::group);
-        if of_rival == Some(group) {
-            return true;
-        }
-        let Some(places) = self.groups.get(&group) else {
-            return true;
-        };
-        places.len() < self.limit(group)
-            || places.last().is_some_and(|last| self.place(record) < *last)
-    }
-
-    fn add(&mut self, key: Key, record: Record) -> Group {
-        match &record.statement {
-            Statement::Admin { node } => {
-                self.hooks.admins.insert(node.0, key.id);
-            }
-            Statement::Invite {
-                key: invite, uses, ..
-            } => {
-                self.hooks.invites.insert(*invite, (key.id, *uses));
-            }
-            Statement::Join { node, .. } | Statement::Enrol { node, .. } => {
-                *self.hooks.grants.entry(*node).or_default() += 1;
-            }
-            Statement::Network { .. }
-            | Statement::Name { .. }
-            | Statement::Approve { .. }
-            | Statement::Revoke { .. }
-            | Statement::Leave { .. } => {}
-        }
-        let (group, place) = (Self::group(&record), self.place(&record));
-        self.groups.entry(group).or_default().insert(place);
-        self.held.insert(key, record);
-        group
+    /// A record by its place in the order.
+    pub(crate) fn at(&self, key: Key) -> Option<&Record> {
+        self.held.get(&key)
     }
 
     fn remove(&mut self, key: Key) {
-        let Some(record) = self.held.remove(&key) else {
+        let Some(record) = self.held.get(&key) else {
             return;
         };
-        match &record.statement {
-            Statement::Admin { node } => {
-                self.hooks.admins.remove(&node.0);
+        if let Statement::Invite { key: invite, .. } = &record.statement {
+            for join in self.bounds.joins(invite) {
+                self.remove(join);
             }
-            Statement::Invite { key: invite, .. } => {
-                self.hooks.invites.remove(invite);
-            }
-            Statement::Join { node, .. } | Statement::Enrol { node, .. } => {
-                if let Some(grants) = self.hooks.grants.get_mut(node) {
-                    *grants -= 1;
-                    if *grants == 0 {
-                        self.hooks.grants.remove(node);
-                    }
-                }
-            }
-            Statement::Network { .. }
-            | Statement::Name { .. }
-            | Statement::Approve { .. }
-            | Statement::Revoke { .. }
-            | Statement::Leave { .. } => {}
         }
-        let (group, place) = (Self::group(&record), self.place(&record));
-        if let Some(places) = self.groups.get_mut(&group) {
-            places.remove(&place);
-            if places.is_empty() {
-                self.groups.remove(&group);
-            }
+        if let Some(record) = self.held.remove(&key) {
+            self.bounds.remove(&record);
         }
     }
 
-    /// Brings a group to its limit; says whether anything was removed.
-    fn trim(&mut self, group: Group) -> bool {
+    /// Brings groups to their limits; says whether anything was removed.
+    fn trim(&mut self, groups: &mut Vec<Group>) -> bool {
         let mut trimmed = false;
-        while let Some(places) = self.groups.get(&group) {
-            let Some((_, id)) = places.last().filter(|_| places.len() > self.limit(group)) else {
-                break;
-            };
-            let kind = match group {
-                Group::Networks => Kind::Network,
-                Group::Admins => Kind::Admin,
-                Group::Signed(kind, _) => kind,
-                Group::Joins(_) => Kind::Join,
-                Group::Leaves(_) => Kind::Leave,
-            };
-            self.remove(Key::new(kind, *id));
-            trimmed = true;
+        while let Some(group) = groups.last() {
+            match self.bounds.excess(*group) {
+                Some(key) => {
+                    self.remove(key);
+                    trimmed = true;
+                }
+                None => {
+                    groups.pop();
+                }
+            }
         }
         trimmed
     }
 
     /// Removes what hangs on nothing any more, and what is beyond limits that have changed.
     fn sweep(&mut self) {
-        let groups: Vec<Group> = self.groups.keys().copied().collect();
-        for group in groups {
-            self.trim(group);
-        }
+        self.trim(&mut self.bounds.groups());
         // In the order of records: what something hangs on is settled before it.
         let keys: Vec<Key> = self.held.keys().copied().collect();
         for key in keys {
-            let stays = |record: &Record| self.is_entitled(record);
+            let stays = |record: &Record| self.bounds.is_entitled(record);
             if !self.held.get(&key).is_some_and(stays) {
                 self.remove(key);
             }
         }
-    }
-}
-
-impl Key {
-    /// Before every record.
-    pub(crate) const FIRST: Self = Self {
-        stage: 0,
-        id: RecordId([0; 16]),
-    };
-    /// After every record.
-    pub(crate) const END: Self = Self {
-        stage: u8::MAX,
-        id: RecordId([u8::MAX; 16]),
-    };
-
-    fn new(kind: Kind, id: RecordId) -> Self {
-        Self {
-            stage: kind.stage(),
-            id,
-        }
-    }
-
-    pub(crate) fn of(record: &Record) -> Self {
-        Self::new(record.statement.kind(), record.id())
     }
 }
 

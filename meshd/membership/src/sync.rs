@@ -18,7 +18,8 @@ use blake2::{Blake2s256, Digest};
 use crate::{
     InsertError, Inserted, RecordId, Records,
     keys::first,
-    records::{Key, List, write_listed},
+    record::Key,
+    records::{List, write_listed},
 };
 
 /// Longest message, in bytes.

@@ -1,0 +1,6 @@
+//! `cargo fuzz run records`
+#![no_main]
+
+mod records;
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| records::read(bytes));
