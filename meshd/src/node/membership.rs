@@ -405,7 +405,7 @@ impl Node {
         let repeats = std::mem::take(&mut self.membership.repeats);
         let (due, later) = repeats.into_iter().partition(|(at, ..)| *at <= now);
         self.membership.repeats = later;
-        let due: Vec<_> = due;
+        let due: VecDeque<_> = due;
         for (_, times, news) in due {
             let again: Vec<_> = news.iter().map(|record| (None, record.clone())).collect();
             self.tell_news(&again, now);
