@@ -462,6 +462,8 @@ mod tests {
                 }
             }),
             proptest::collection::vec(any::<u8>(), 0..=MAX_OFFER).prop_map(Signal::Offer),
+            proptest::collection::vec(any::<u8>(), 0..=MAX_RECORDS).prop_map(Signal::Records),
+            proptest::collection::vec(any::<u8>(), 0..=MAX_RECORDS).prop_map(Signal::Join),
             any::<[u128; 2]>().prop_map(|pair| Signal::LabelRequest(pair_of(pair))),
             any::<([u128; 2], u32, u16)>().prop_map(|(pair, label, lifetime_s)| Signal::Label {
                 pair: pair_of(pair),
@@ -572,6 +574,8 @@ mod tests {
                     address: "192.0.2.7:41002".parse().unwrap(),
                 }),
                 name if name.starts_with("offer") => Some(Signal::Offer(b"hello".to_vec())),
+                name if name.starts_with("records") => Some(Signal::Records(b"hello".to_vec())),
+                name if name.starts_with("join") => Some(Signal::Join(b"hello".to_vec())),
                 _ => None,
             };
             assert_eq!(read, expected, "{name}");
@@ -580,7 +584,7 @@ mod tests {
                 seen += 1;
             }
         }
-        assert_eq!(seen, 14);
+        assert_eq!(seen, 16);
     }
 
     proptest! {
