@@ -12,6 +12,7 @@ use tokio::{
     time::{MissedTickBehavior, interval},
 };
 use tracing::{debug, error, info, warn};
+use wireguard::PublicKey;
 
 use crate::{
     admin::{
@@ -602,28 +603,42 @@ fn bind_all(listen: &[SocketAddr], mut port: u16) -> Result<(Vec<UdpSocket>, u16
     Ok((sockets, port))
 }
 
-/// Does what the node loop cannot: resolves names of endpoints, one peer after the other, and writes to the state directory.
+/// Does what the node loop cannot: resolves names of endpoints, writes to the state directory, and speaks with the control plane.
 async fn serve_node(mut requests: mpsc::Receiver<Request>, control: &Control) {
+    let (names_in, names) = mpsc::channel(driver::REQUESTS);
+    tokio::select! {
+        () = serve_requests(&mut requests, &names_in, control) => {}
+        () = resolve(names, control) => {}
+    }
+}
+
+/// All but names, which may take long to resolve, and are handed on.
+async fn serve_requests(
+    requests: &mut mpsc::Receiver<Request>,
+    names: &mpsc::Sender<(PublicKey, Vec<HostPort>)>,
+    control: &Control,
+) {
     while let Some(request) = requests.recv().await {
-        let (peer, endpoints) = match request {
-            Request::Resolve { peer, endpoints } => (peer, endpoints),
+        match request {
+            Request::Resolve { peer, endpoints } => {
+                // The node asks again when its peer stays silent.
+                if names.try_send((peer, endpoints)).is_err() {
+                    debug!(peer = %peer.short(), "Resolver is busy");
+                }
+            }
             Request::Introduce { to, message } => {
                 control.plane.introduce(&to, message);
-                continue;
             }
             Request::Keep => {
                 control.keep_records().await;
-                continue;
             }
             Request::Plane(command) => {
                 control.plane.hand_over(command, control).await;
-                continue;
             }
             Request::Lookup { prefix } => {
                 if !control.plane.look_up(prefix) {
                     control_plane::answer(control, prefix, None).await;
                 }
-                continue;
             }
             Request::Remember { epoch } => {
                 let written = control.state.write(&state::Routing { epoch });
@@ -631,9 +646,14 @@ async fn serve_node(mut requests: mpsc::Receiver<Request>, control: &Control) {
                     warn!(error = chain(error), "Epoch not remembered");
                 }
                 note_write(&control.alerts, &written);
-                continue;
             }
-        };
+        }
+    }
+}
+
+/// Resolves names of endpoints, one peer after the other.
+async fn resolve(mut names: mpsc::Receiver<(PublicKey, Vec<HostPort>)>, control: &Control) {
+    while let Some((peer, endpoints)) = names.recv().await {
         let mut addresses = Vec::new();
         for endpoint in endpoints {
             addresses.push(match endpoint.address() {

@@ -750,11 +750,11 @@ impl NodeLoop {
                         debug!("Nobody has time for a look-up");
                     }
                 }
-                Output::Keep { revision } => {
+                Output::Keep => {
+                    // Full only while the control thread is held up.
                     if self.requests.try_send(Request::Keep).is_err() {
-                        // Tried again with the next change.
-                        self.node
-                            .handle_kept(revision, false, self.shared.clock.now());
+                        debug!("Nobody has time to keep records");
+                        self.node.handle_unheard();
                     }
                 }
                 Output::Knock(at) => self.ask_plane(discovery::Command::Knock(at)),

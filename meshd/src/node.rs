@@ -260,10 +260,7 @@ pub enum Output {
         epoch: u32,
     },
     /// Keep the records ([`Node::to_be_kept`]), and answer with [`Node::handle_kept`].
-    Keep {
-        /// How new they are.
-        revision: u64,
-    },
+    Keep,
     /// Connect with whoever answers at this address of TCP, to be let into its network; answer with [`Node::handle_door_open`] or
     /// [`Node::handle_door_closed`].
     Knock(SocketAddr),

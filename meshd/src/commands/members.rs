@@ -135,6 +135,12 @@ mod tests {
         };
         let mut out = Vec::new();
         print(&members, &mut out).unwrap();
-        insta::assert_snapshot!(String::from_utf8(out).unwrap());
+        insta::assert_snapshot!(String::from_utf8(out).unwrap(), @r"
+        NAME    ADDRESS                STANDING                           TAGS        SESSION
+        nas     664:6008:a954:afec::1  member, admin                      -           this node
+        laptop  6d4:97b8:38a7:2b6e::1  member                             lab,server  yes
+        pi      674:20f:9465:60f6::1   suspended: its ticket had expired  -           -
+        -       698:853f:d989:c5af::1  revoked                            -           -
+        ");
     }
 }

@@ -47,19 +47,19 @@ impl Control {
         let Ok(kept) = kept.await else {
             return;
         };
-        let (written, revision) = match kept {
+        let (written, of) = match kept {
             Some((network, records, revision)) => {
                 let file = state::Membership::new(&network, &records);
-                (self.write(&file), revision)
+                (self.write(&file), Some((network, revision)))
             }
-            None => (self.state.remove::<state::Membership>(), u64::MAX),
+            None => (self.state.remove::<state::Membership>(), None),
         };
         if let Err(error) = &written {
             warn!(error = chain(error), "Records not kept");
         }
         let is_kept = written.is_ok();
         let told = self.node.call(move |node_loop, now| {
-            node_loop.node.handle_kept(revision, is_kept, now);
+            node_loop.node.handle_kept(of, is_kept, now);
             node_loop.node.network().clone()
         });
         if let Ok(network) = told.await {

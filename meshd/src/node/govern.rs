@@ -11,7 +11,7 @@ use wireguard::PublicKey;
 
 use super::{Node, membership::Membership, peers::Origin};
 use crate::{
-    admin::{self, MemberStanding, WhoisKind},
+    admin::{self, MemberStanding, Warning, WarningCode, WhoisKind},
     identity::{self, NodeId},
 };
 
@@ -228,6 +228,61 @@ impl Node {
                     who: who.join(", "),
                 })
             }
+        }
+    }
+
+    /// What the records warn of.
+    pub(super) fn membership_warnings(&self) -> Vec<Warning> {
+        use membership::Warning as What;
+        let name = |node: &NodeKey| self.name_of(node);
+        let names = |nodes: &[NodeKey]| nodes.iter().map(name).collect::<Vec<_>>().join(", ");
+        let said = self.membership.roll.warnings().iter();
+        let said = said.map(|warning| match warning {
+            What::InviteReused { nodes, .. } => {
+                let text = format!("a ticket was used more often than it may be, by {}: those are suspended until an admin approves", names(nodes));
+                Warning::new(WarningCode::InviteReused, text)
+            }
+            What::NameConflict { name, holder, nodes } => {
+                let whose = holder.map(|holder| format!(", which {} has", self.name_of(&holder)));
+                let whose = whose.unwrap_or_default();
+                let text = format!("several members claim the name {name}{whose}: {}", names(nodes));
+                Warning::new(WarningCode::NameConflict, text)
+            }
+            What::AdminRevoked { admin, nodes } => {
+                let text = format!("{} is revoked; whom it had let in is suspended: {}", name(admin), names(nodes));
+                Warning::new(WarningCode::AdminRevoked, text)
+            }
+            What::RevocationFallen { node, .. } => {
+                let text = format!("the revocation of {} does not count any more", name(node));
+                Warning::new(WarningCode::RevocationFallen, text)
+            }
+        });
+        let own = match self.membership.roll.standing(&self.own_key()) {
+            _ if self.membership.records.is_none() => None,
+            Standing::Member(_) => None,
+            Standing::Revoked => Some("this node is revoked: members have no sessions with it"),
+            Standing::Suspended { .. } => Some("this node is suspended until an admin approves it"),
+            Standing::Left => Some("this node has left the network"),
+            Standing::Pending { .. } | Standing::Unknown => {
+                Some("this node is not a member of the network that it is in")
+            }
+        };
+        let own = own.map(|text| Warning::new(WarningCode::NotMember, text));
+        said.chain(own).collect()
+    }
+
+    /// What people call a node of the records.
+    pub(super) fn name_of(&self, node: &NodeKey) -> String {
+        match self.membership.roll.standing(node) {
+            Standing::Member(member) => member.name.clone(),
+            Standing::Pending { name } | Standing::Suspended { name, .. } => {
+                let address = self.node_of(node).map(|node| node.address().to_string());
+                format!("{name} ({})", address.unwrap_or_default())
+            }
+            Standing::Revoked | Standing::Left | Standing::Unknown => self
+                .node_of(node)
+                .map(|node| node.address().to_string())
+                .unwrap_or_default(),
         }
     }
 

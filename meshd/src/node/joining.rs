@@ -185,12 +185,12 @@ impl Node {
 
     /// It is known who answers.
     fn on_door(&mut self, node: NodeId, now: Instant) {
-        let seed = *self.identity.seed();
+        let seed = self.identity.seed();
         let Some(joining) = &mut self.membership.joining else {
             return;
         };
         let key = NodeKey(*node.ed25519());
-        let joiner = Joiner::new(&joining.ticket, &seed, joining.name.clone(), key);
+        let joiner = Joiner::new(&joining.ticket, seed, joining.name.clone(), key);
         let hello = joiner.hello();
         joining.door = Some((node, joiner));
         self.ask_door(hello, now);

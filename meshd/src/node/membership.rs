@@ -21,14 +21,7 @@ use super::{
     joining::{Joining, Reply},
     peers::{Entry, Origin},
 };
-use crate::{
-    admin::{Warning, WarningCode},
-    discard::Reason,
-    fib::Admits,
-    identity::NodeId,
-    network::Network,
-    signal::Signal,
-};
+use crate::{discard::Reason, fib::Admits, identity::NodeId, network::Network, signal::Signal};
 
 /// Messages about records taken of one peer at once, and a second.
 const MOST_HEARD: f64 = 400.0;
@@ -85,9 +78,10 @@ pub(super) struct Membership {
     repeats: VecDeque<(Instant, usize, Vec<Vec<u8>>)>,
     /// Replies that leave when the records are kept.
     pub(super) replies: Vec<Reply>,
-    /// What was asked to be kept; none: nothing.
-    keeping: Option<u64>,
-    kept: u64,
+    /// It was asked to keep them.
+    keeping: bool,
+    /// Of which network, and how new, what is kept is.
+    kept: Option<(NetworkId, u64)>,
     pub(super) joining: Option<Joining>,
 }
 
@@ -109,8 +103,11 @@ impl Membership {
             news: Vec::new(),
             repeats: VecDeque::new(),
             replies: Vec::new(),
-            keeping: None,
-            kept: kept.records.as_ref().map_or(0, Records::revision),
+            keeping: false,
+            kept: kept
+                .records
+                .as_ref()
+                .map(|records| (records.network(), records.revision())),
             joining: None,
             records: kept.records,
             key: kept.key,
@@ -328,18 +325,15 @@ impl Node {
     /// Whether all records are kept.
     pub fn is_kept(&self) -> bool {
         let records = self.membership.records.as_ref();
-        records.is_none_or(|records| records.revision() <= self.membership.kept)
+        let now = records.map(|records| (records.network(), records.revision()));
+        now.is_none() || now == self.membership.kept
     }
 
     /// Has the records kept, once at a time.
     fn keep(&mut self) {
-        if self.membership.keeping.is_some() {
-            return;
+        if !std::mem::replace(&mut self.membership.keeping, true) {
+            self.outputs.push_back(Output::Keep);
         }
-        let records = self.membership.records.as_ref();
-        let revision = records.map_or(u64::MAX, Records::revision);
-        self.membership.keeping = Some(revision);
-        self.outputs.push_back(Output::Keep { revision });
     }
 
     /// The network's id, its records as they are to be kept, and how new they are; nothing in the open network.
@@ -348,16 +342,18 @@ impl Node {
         Some((records.network(), records.to_bytes(), records.revision()))
     }
 
-    /// The answer to [`Output::Keep`]: everything up to this revision is kept, or could not be.
-    pub fn handle_kept(&mut self, revision: u64, is_kept: bool, now: Instant) {
-        self.membership.keeping = None;
-        if is_kept {
-            self.membership.kept = revision;
-        }
+    /// The answer to [`Output::Keep`]: what of a network is kept, or could not be ([`Self::to_be_kept`]; nothing: of none).
+    pub fn handle_kept(&mut self, of: Option<(NetworkId, u64)>, is_kept: bool, now: Instant) {
+        self.membership.keeping = false;
         let records = self.membership.records.as_ref();
+        let is_this = of.map(|(network, _)| network) == records.map(Records::network);
+        let revision = of.map_or(0, |(_, revision)| revision);
         let is_newest = records.is_none_or(|records| records.revision() <= revision);
-        if !is_newest {
+        if !is_this || !is_newest {
             return self.keep();
+        }
+        if is_kept {
+            self.membership.kept = of;
         }
         let replies = std::mem::take(&mut self.membership.replies);
         if is_kept {
@@ -372,6 +368,11 @@ impl Node {
             self.repeat_later(own.map(|(_, record)| record).collect(), 0, now);
         }
         self.drain(now);
+    }
+
+    /// [`Output::Keep`] was not heard: it is said again a little later.
+    pub fn handle_unheard(&mut self) {
+        self.membership.keeping = false;
     }
 
     /// Tells every member that there is a session with what is new, but not whom it came from.
@@ -527,6 +528,10 @@ impl Node {
             }
         }
         self.note_guests(now);
+        if !self.is_kept() {
+            // The disk was full, perhaps.
+            self.keep();
+        }
         self.set_membership_timer(now);
     }
 
@@ -544,63 +549,6 @@ impl Node {
         let all = own.into_iter().chain(self.next_of_joining()).chain(invites);
         let next = all.min();
         self.agenda.set(Task::Membership, next);
-    }
-
-    // ---- what it means -------------------------------------------------------------------------------------------------------
-
-    /// What the records warn of.
-    pub(super) fn membership_warnings(&self) -> Vec<Warning> {
-        use membership::Warning as What;
-        let name = |node: &NodeKey| self.name_of(node);
-        let names = |nodes: &[NodeKey]| nodes.iter().map(name).collect::<Vec<_>>().join(", ");
-        let said = self.membership.roll.warnings().iter();
-        let said = said.map(|warning| match warning {
-            What::InviteReused { nodes, .. } => {
-                let text = format!("a ticket was used more often than it may be, by {}: those are suspended until an admin approves", names(nodes));
-                Warning::new(WarningCode::InviteReused, text)
-            }
-            What::NameConflict { name, holder, nodes } => {
-                let whose = holder.map(|holder| format!(", which {} has", self.name_of(&holder)));
-                let whose = whose.unwrap_or_default();
-                let text = format!("several members claim the name {name}{whose}: {}", names(nodes));
-                Warning::new(WarningCode::NameConflict, text)
-            }
-            What::AdminRevoked { admin, nodes } => {
-                let text = format!("{} is revoked; whom it had let in is suspended: {}", name(admin), names(nodes));
-                Warning::new(WarningCode::AdminRevoked, text)
-            }
-            What::RevocationFallen { node, .. } => {
-                let text = format!("the revocation of {} does not count any more", name(node));
-                Warning::new(WarningCode::RevocationFallen, text)
-            }
-        });
-        let own = match self.membership.roll.standing(&self.own_key()) {
-            _ if self.membership.records.is_none() => None,
-            Standing::Member(_) => None,
-            Standing::Revoked => Some("this node is revoked: members have no sessions with it"),
-            Standing::Suspended { .. } => Some("this node is suspended until an admin approves it"),
-            Standing::Left => Some("this node has left the network"),
-            Standing::Pending { .. } | Standing::Unknown => {
-                Some("this node is not a member of the network that it is in")
-            }
-        };
-        let own = own.map(|text| Warning::new(WarningCode::NotMember, text));
-        said.chain(own).collect()
-    }
-
-    /// What people call a node of the records.
-    pub(super) fn name_of(&self, node: &NodeKey) -> String {
-        match self.membership.roll.standing(node) {
-            Standing::Member(member) => member.name.clone(),
-            Standing::Pending { name } | Standing::Suspended { name, .. } => {
-                let address = self.node_of(node).map(|node| node.address().to_string());
-                format!("{name} ({})", address.unwrap_or_default())
-            }
-            Standing::Revoked | Standing::Left | Standing::Unknown => self
-                .node_of(node)
-                .map(|node| node.address().to_string())
-                .unwrap_or_default(),
-        }
     }
 
     /// What the entry of a member is called.

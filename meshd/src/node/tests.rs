@@ -94,7 +94,11 @@ impl Host {
                     self.node.handle_outcome(id, outcome, now);
                 }
                 Output::Remember { .. } | Output::Lookup { .. } => {}
-                Output::Keep { revision } => self.node.handle_kept(revision, true, now),
+                Output::Keep => {
+                    let kept = self.node.to_be_kept();
+                    let of = kept.map(|(network, _, revision)| (network, revision));
+                    self.node.handle_kept(of, true, now);
+                }
                 Output::Knock(_) | Output::Ask { .. } | Output::Answer { .. } => {}
                 Output::Joined(ended) => self.joined.push(ended),
                 Output::Traced { .. } => {}
