@@ -236,7 +236,7 @@ impl Node {
         if node == self.identity.node() {
             return;
         }
-        if !self.is_welcome(&key, now) {
+        if !self.is_welcome(&key) {
             return self.discards.discard(Reason::FoundStranger, 1);
         }
         endpoints.retain(|endpoint| self.found.local.is_usable(endpoint, source));
@@ -423,7 +423,7 @@ impl Node {
         let mut room = MAX_LAN_LINKS.saturating_sub(lan_links);
         let mut due = Vec::new();
         for (key, known) in &self.found.known {
-            if !known.may_be_called(now) || self.is_open_with(key) || !self.is_welcome(key, now) {
+            if !known.may_be_called(now) || self.is_open_with(key) || !self.is_welcome(key) {
                 continue;
             }
             let origin = self.peers.get(key).map(|entry| entry.origin);
@@ -547,7 +547,7 @@ impl Node {
                     .iter()
                     .any(|endpoint| self.may_be_tried(known.source, endpoint))
                 && !self.has_any_link(key)
-                && self.is_welcome(key, now)
+                && self.is_welcome(key)
                 && !(only_unreached
                     && (known.since + ROUTED > now
                         || self.is_open_with(key)

@@ -462,7 +462,7 @@ impl Node {
         if let Some(session) = self.device.session(&key) {
             return Some(Arc::clone(session));
         }
-        let origin = self.grounds(&key, now)?;
+        let origin = self.grounds(&key)?;
         self.admit_as(origin, key, now)
     }
 

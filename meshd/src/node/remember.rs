@@ -38,7 +38,7 @@ impl Node {
                 .peers
                 .get(&key)
                 .is_some_and(|entry| entry.origin == Origin::Peer);
-            if !is_dialled && self.is_welcome(&key, now) {
+            if !is_dialled && self.is_welcome(&key) {
                 let source = Source::Remembered;
                 self.handle_found(
                     Found {

@@ -31,7 +31,7 @@ pub struct Admitted {
 
 impl Node {
     /// Why this key may have a session with the node; none: it may not.
-    pub(super) fn grounds(&self, key: &PublicKey, now: Instant) -> Option<Origin> {
+    pub(super) fn grounds(&self, key: &PublicKey) -> Option<Origin> {
         if self.is_refused(key) {
             return None;
         }
@@ -40,7 +40,8 @@ impl Node {
             Some(named) if named.is_named() => Some(named),
             _ if self.membership.is_member(key) => Some(Origin::Member),
             _ if self.admits_everybody() => Some(Origin::Stranger),
-            Some(Origin::Guest) if self.is_door(key) || self.welcomes_guests(now) => {
+            // Whoever is there gets its answer, though it has used the last invite; it does not stay.
+            Some(Origin::Guest) if self.is_door(key) || self.network.is_private() => {
                 Some(Origin::Guest)
             }
             Some(_) | None => None,
@@ -59,8 +60,8 @@ impl Node {
     }
 
     /// Whether a session with this node may be opened from here: it is no stock device, and it may have one.
-    pub(super) fn is_welcome(&self, key: &PublicKey, now: Instant) -> bool {
-        let grounds = self.grounds(key, now);
+    pub(super) fn is_welcome(&self, key: &PublicKey) -> bool {
+        let grounds = self.grounds(key);
         grounds.is_some_and(|origin| !origin.is_stock() && origin != Origin::Guest)
     }
 
@@ -125,7 +126,7 @@ impl Node {
             let Some(entry) = self.peers.get(&key) else {
                 continue;
             };
-            match (self.grounds(&key, now), entry.origin, entry.node) {
+            match (self.grounds(&key), entry.origin, entry.node) {
                 (None, _, _) => self.remove(&key, now),
                 (Some(Origin::Guest), Origin::Guest, _) => {}
                 // It owns its prefix now.

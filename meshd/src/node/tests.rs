@@ -144,7 +144,11 @@ impl Host {
         let mut packets = Vec::new();
         match wireguard::Message::of(datagram) {
             Some(wireguard::Message::Data { receiver, .. }) => {
-                let session = Arc::clone(&self.fib().receiver(receiver).unwrap().session);
+                let Some(carrier) = self.fib().receiver(receiver) else {
+                    self.discards.discard(Reason::UnknownReceiver, 1);
+                    return Vec::new();
+                };
+                let session = Arc::clone(&carrier.session);
                 let mut batch = session.lock(now);
                 if let Opened::Packet { verdict, packet } =
                     batch.open(from, &mut copy, &mut out).unwrap()

@@ -170,6 +170,12 @@ fn whoever_is_revoked_loses_its_session_at_once_and_everywhere() {
         talk(&mut [&mut a, host], now);
         assert!(host.joined.pop().unwrap().is_ok());
     }
+    // Before it was a member, b did not answer c.
+    let now = now + Duration::from_secs(6);
+    for host in [&mut a, &mut b, &mut c] {
+        host.node.handle_timeout(now);
+        host.drain(now);
+    }
     talk(&mut [&mut a, &mut b, &mut c], now);
     assert!(c.session(address(2)).is_established());
     a.node.revoke("laptop", now).unwrap();
