@@ -127,6 +127,37 @@ fn a_ticket_used_twice_in_a_partition_suspends_both_until_an_admin_approves_one(
 }
 
 #[test]
+fn a_node_that_joins_at_two_doors_in_a_partition_has_used_its_ticket_once() {
+    let mut here = founded();
+    let ticket = invite(&mut here, &ANNA, 1, invitation());
+    let mut there = here.clone();
+    join_at(&mut here, &ANNA, &ticket, &BERT, "bert", NOW).unwrap();
+    join_at(&mut there, &ANNA, &ticket, &BERT, "robert", NOW + 9).unwrap();
+    let len = here.len();
+    merge(&mut here, &mut there);
+    assert!(is_member(&here, &BERT));
+    assert_eq!((here.invites()[0].used, here.len()), (1, len));
+    // Approved is the pair of node and ticket, whichever of its records is kept.
+    let mut third = founded();
+    copy(&there, &mut third);
+    join_at(&mut third, &ANNA, &ticket, &CARL, "carl", NOW).unwrap_err();
+    assert!(
+        third
+            .insert(&forge_join(&[1; 16], &CARL, "carl", NOW))
+            .is_ok()
+    );
+    assert_eq!(suspension(&third, &BERT), Some(Suspension::InviteReused));
+    third
+        .approve(Signer::Node(&ANNA), &node(&BERT), NOW)
+        .unwrap();
+    for later in 0..8 {
+        // It is the smaller one or not; the approval is good for each.
+        let _ = third.insert(&forge_join(&[1; 16], &BERT, "bert", NOW + later));
+        assert!(is_member(&third, &BERT));
+    }
+}
+
+#[test]
 fn a_revoked_machine_does_not_come_back_with_its_ticket() {
     let mut here = founded();
     let ticket = invite(&mut here, &ANNA, 1, invitation());
@@ -569,6 +600,14 @@ fn a_thief_with_an_admins_key_is_undone_by_one_record_whatever_it_signs_afterwar
     let body = [&[0][..], &node(&CARL).0, &[0]].concat();
     let bytes = forge(&id(), 8, "meshd revoke v1", NOW - 7, &body, &[&bert]);
     assert!(matches!(thief.insert(&bytes), Ok(Inserted::New(_))));
+    // It approves what it has signed; so does another admin, which has not the say either.
+    let id_of = |bytes: &[u8]| membership::Record::decode(&id(), bytes).unwrap().id().0;
+    let body = [&[1][..], &id_of(&bytes)].concat();
+    for seed in [&BERT, &EMIL] {
+        let secret = SigningKey::from_bytes(seed);
+        let approval = forge(&id(), 7, "meshd approve v1", NOW, &body, &[&secret]);
+        assert!(matches!(thief.insert(&approval), Ok(Inserted::New(_))));
+    }
     merge(&mut records, &mut thief);
     assert!(is_member(&records, &CARL));
     assert_eq!(records.standing(&node(&BERT)), Standing::Revoked);
