@@ -20,7 +20,7 @@ use blake2::{Blake2s256, Digest};
 use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
 use ipnetwork::Ipv4Network;
 
-use crate::identity::NodeId;
+use crate::{identity::NodeId, network::Network};
 
 /// Where beacons go on every link: a group of link-local scope that nobody has assigned (RFC 4291 §2.7, RFC 3307 §4.3).
 pub const GROUP: Ipv6Addr = Ipv6Addr::new(0xff12, 0, 0, 0, 0, 0, 0xed65, 0x7368);
@@ -35,9 +35,8 @@ pub const MAX_ADDRESSES: usize = 4;
 
 const MAGIC: [u8; 4] = *b"mbcn";
 const VERSION: u8 = 1;
-/// What is signed begins with this: the purpose and its version, then the network's id after its length.
-const DOMAIN: &[u8] = b"meshd beacon v1\x04open";
-const NETWORK: &[u8] = b"open";
+/// What is signed begins with this: the purpose and its version. The network's id follows, after its length.
+const DOMAIN: &[u8] = b"meshd beacon v1";
 const SIGNATURE: usize = 64;
 /// Everything before the IPv4 addresses.
 const HEAD: usize = 60;
@@ -107,13 +106,13 @@ pub enum Refused {
 }
 
 impl Beacon {
-    /// The datagram to send from this link-local address.
-    pub fn sign(&self, seed: &[u8; 32], source: Ipv6Addr) -> Vec<u8> {
+    /// The datagram to send from this link-local address, in that network.
+    pub fn sign(&self, seed: &[u8; 32], network: &Network, source: Ipv6Addr) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(HEAD + 4 * MAX_ADDRESSES + SIGNATURE);
         bytes.extend_from_slice(&MAGIC);
         let addresses = &self.addresses[..self.addresses.len().min(MAX_ADDRESSES)];
         bytes.extend_from_slice(&[VERSION, 0, 0, addresses.len() as u8]);
-        bytes.extend_from_slice(&network());
+        bytes.extend_from_slice(&tag(network));
         bytes.extend_from_slice(&self.key);
         bytes.extend_from_slice(&self.run);
         bytes.extend_from_slice(&self.port_v6.to_be_bytes());
@@ -121,16 +120,16 @@ impl Beacon {
         for address in addresses {
             bytes.extend_from_slice(&address.octets());
         }
-        let signature = SigningKey::from_bytes(seed).sign(&signed(&bytes, source));
+        let signature = SigningKey::from_bytes(seed).sign(&signed(&bytes, network, source));
         bytes.extend_from_slice(&signature.to_bytes());
         bytes
     }
 
-    /// Reads a datagram, without looking at its signature.
+    /// Reads a datagram of that network, without looking at its signature.
     ///
     /// # Errors
     /// [`Refused::Malformed`], [`Refused::Foreign`].
-    pub fn parse(datagram: &[u8]) -> Result<Self, Refused> {
+    pub fn parse(datagram: &[u8], network: &Network) -> Result<Self, Refused> {
         if datagram.len() > MAX_LEN {
             return Err(Refused::Malformed);
         }
@@ -143,7 +142,7 @@ impl Beacon {
         if [a, b, c, d] != MAGIC || count > MAX_ADDRESSES {
             return Err(Refused::Malformed);
         }
-        if head[8..16] != network() {
+        if head[8..16] != tag(network) {
             return Err(Refused::Foreign);
         }
         let addresses = rest.get(..4 * count).ok_or(Refused::Malformed)?;
@@ -160,17 +159,25 @@ impl Beacon {
         })
     }
 
-    /// Whose beacon a datagram is that was sent from this link-local address. Costs a tenth of a millisecond.
+    /// Whose beacon a datagram of that network is that was sent from this link-local address. Costs a tenth of a millisecond.
     ///
     /// # Errors
     /// [`Refused::Forged`]: nobody's.
-    pub fn verify(&self, datagram: &[u8], source: Ipv6Addr) -> Result<NodeId, Refused> {
+    pub fn verify(
+        &self,
+        datagram: &[u8],
+        network: &Network,
+        source: Ipv6Addr,
+    ) -> Result<NodeId, Refused> {
         let (body, signature) = split(datagram).ok_or(Refused::Forged)?;
         // The work first: it is cheap.
         let node = NodeId::from_ed25519(self.key).map_err(|_| Refused::Forged)?;
         let key = VerifyingKey::from_bytes(&self.key).map_err(|_| Refused::Forged)?;
-        key.verify_strict(&signed(body, source), &Signature::from_bytes(signature))
-            .map_err(|_| Refused::Forged)?;
+        key.verify_strict(
+            &signed(body, network, source),
+            &Signature::from_bytes(signature),
+        )
+        .map_err(|_| Refused::Forged)?;
         Ok(node)
     }
 }
@@ -180,19 +187,21 @@ fn split(datagram: &[u8]) -> Option<(&[u8], &[u8; SIGNATURE])> {
 }
 
 /// The bytes under the signature of a beacon.
-fn signed(body: &[u8], source: Ipv6Addr) -> Vec<u8> {
-    [DOMAIN, &source.octets(), body].concat()
+fn signed(body: &[u8], network: &Network, source: Ipv6Addr) -> Vec<u8> {
+    let id = network.id();
+    let length = [id.len() as u8];
+    [DOMAIN, &length, id.as_bytes(), &source.octets(), body].concat()
 }
 
 /// What tells the beacons of one network from those of another: says nothing about the network.
-fn network() -> [u8; 8] {
+fn tag(network: &Network) -> [u8; 8] {
     let hash = Blake2s256::new()
         .chain_update(b"meshd network v1")
-        .chain_update(NETWORK)
+        .chain_update(network.id())
         .finalize();
-    let mut id = [0; 8];
-    id.copy_from_slice(&hash[..8]);
-    id
+    let mut tag = [0; 8];
+    tag.copy_from_slice(&hash[..8]);
+    tag
 }
 
 /// An interface on which beacons can be sent and heard.
@@ -228,6 +237,7 @@ pub struct Heard {
 #[derive(Debug)]
 pub struct Speaker {
     own: Own,
+    network: Network,
     voice: Voice,
     links: BTreeMap<u32, Spoken>,
     heard: BTreeMap<[u8; 32], Mention>,
@@ -273,6 +283,7 @@ impl Speaker {
     pub fn new(own: Own, seed: u64, now: Instant) -> Self {
         Self {
             own,
+            network: Network::default(),
             voice: Voice::Silent,
             links: BTreeMap::new(),
             heard: BTreeMap::new(),
@@ -310,6 +321,20 @@ impl Speaker {
                 spoken.count = 0;
                 spoken.next = now + up_to(&mut rng, FIRST);
             }
+        }
+    }
+
+    /// The node is in this network now. It is to be found anew there, and everybody is new to it.
+    pub fn set_network(&mut self, network: Network, now: Instant) {
+        if self.network == network {
+            return;
+        }
+        self.network = network;
+        self.heard.clear();
+        let mut rng = self.rng.fork();
+        for spoken in self.links.values_mut() {
+            spoken.count = 0;
+            spoken.next = now + up_to(&mut rng, FIRST);
         }
     }
 
@@ -367,7 +392,7 @@ impl Speaker {
         {
             return Err(Refused::OffLink);
         }
-        let beacon = Beacon::parse(datagram)?;
+        let beacon = Beacon::parse(datagram, &self.network)?;
         if beacon.key == self.own.key {
             return Err(Refused::Own);
         }
@@ -385,7 +410,7 @@ impl Speaker {
         if !self.may_verify(now) {
             return Err(Refused::TooMany);
         }
-        let node = beacon.verify(datagram, source)?;
+        let node = beacon.verify(datagram, &self.network, source)?;
         self.note(&beacon, interface, now);
         if is_newcomer {
             self.greet(interface, now);

@@ -1,5 +1,6 @@
 //! The command line: its grammar, nothing else.
 
+use std::net::Ipv6Addr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
@@ -168,6 +169,35 @@ pub enum Verb {
     Workloads,
     /// Be a CNI plugin: what is to be done comes from the environment and standard input (CNI 1.1)
     Cni,
+    /// Create a private network, and show the one that this node is in
+    #[command(subcommand)]
+    Network(Network),
+    /// Make a ticket with which another machine joins the network
+    Invite(Invite),
+    /// Join the network of a ticket. The ticket is a secret, and is never an argument
+    Join(Join),
+    /// List who is in the network, and who waits, is suspended or revoked
+    Members,
+    /// Let a node in that waits or is suspended; with --name, give a member that name
+    Approve {
+        /// Its name, address or public key
+        target: String,
+        /// The name to give it, which is then nobody else's
+        #[arg(long)]
+        name: Option<String>,
+    },
+    /// Put a member out of the network, for ever: a lost machine comes back with a new key only
+    Revoke {
+        /// Its name, address or public key
+        target: String,
+    },
+    /// Leave the private network
+    Leave,
+    /// Say who owns an overlay address
+    Whois {
+        /// The address
+        address: Ipv6Addr,
+    },
     /// Print a completion script
     Completions {
         /// For which shell
@@ -249,6 +279,80 @@ pub struct Attach {
     /// Attach what the configuration lists, and what was attached before and still lives
     #[arg(long)]
     pub restore: bool,
+}
+
+/// `meshd network`
+#[derive(Debug, Subcommand)]
+pub enum Network {
+    /// Create a private network: this node is its first member and admin, and only members can join, relay and find each other
+    Create {
+        /// What to call it: up to 32 lower-case letters, digits and hyphens
+        name: String,
+        /// What to call this node in it [default: as in the configuration]
+        #[arg(long, value_name = "NAME")]
+        node: Option<String>,
+    },
+    /// Show the network that this node is in
+    Show,
+}
+
+/// `meshd invite`
+#[derive(Debug, Args)]
+pub struct Invite {
+    /// What whoever uses it is called [default: as it calls itself]
+    #[arg(long)]
+    pub name: Option<String>,
+    /// How many machines may use it
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=100))]
+    pub uses: u16,
+    /// How long it is good: 30m, 24h, 7d
+    #[arg(long, value_name = "TIME", default_value = "24h", value_parser = lifetime)]
+    pub expires: u64,
+    /// Tags of whoever uses it, with commas between
+    #[arg(long, value_name = "TAG", value_delimiter = ',')]
+    pub tags: Vec<String>,
+    /// Whoever uses it waits until an admin approves
+    #[arg(long)]
+    pub approve: bool,
+    /// Where a member takes libp2p connections over TCP [default: this node's own address]
+    #[arg(long, value_name = "IP:PORT")]
+    pub endpoint: Option<String>,
+}
+
+/// `meshd join`
+#[derive(Debug, Args)]
+pub struct Join {
+    /// File with the ticket; - is standard input [default: asks for it]
+    #[arg(value_name = "-|FILE")]
+    pub ticket: Option<PathBuf>,
+    /// What to call this node in the network [default: as in the configuration]
+    #[arg(long)]
+    pub name: Option<String>,
+    /// Ask this member, by its public key and WireGuard endpoint, without libp2p
+    #[arg(long, value_name = "KEY@HOST:PORT", conflicts_with = "endpoint")]
+    pub peer: Option<String>,
+    /// Ask here in place of the ticket's endpoint: where a member takes libp2p connections over TCP
+    #[arg(long, value_name = "HOST:PORT")]
+    pub endpoint: Option<String>,
+}
+
+/// Seconds in `30m`, `24h`, `7d`, `90s`.
+fn lifetime(text: &str) -> Result<u64, String> {
+    let split = text.len() - usize::from(text.ends_with(|unit: char| "smhd".contains(unit)));
+    let (number, unit) = text.split_at(split);
+    let factor = match unit {
+        "s" | "" => 1,
+        "m" => 60,
+        "h" => 3600,
+        _ => 86_400,
+    };
+    let seconds = number
+        .parse::<u64>()
+        .ok()
+        .and_then(|n| n.checked_mul(factor));
+    seconds
+        .filter(|seconds| (1..=crate::admin::MAX_INVITE_S).contains(seconds))
+        .ok_or_else(|| "a time like 30m, 24h or 7d, a year at most".to_owned())
 }
 
 /// `meshd wg`

@@ -1,5 +1,7 @@
 //! What the admin socket, the metrics and the signals act on: the running daemon, seen from the control thread.
 
+mod network;
+
 use std::{net::IpAddr, os::fd::OwnedFd, sync::Arc, time::Duration};
 
 use tokio::sync::{Mutex, watch};
@@ -19,6 +21,7 @@ use crate::{
         netlink::Netlink,
         tun::{Persistence, Tun},
     },
+    network::Network,
     node::Seen,
     notify::Notifier,
     state::{self, PeerSeen, StateDir, StateError, Stock},
@@ -51,6 +54,8 @@ pub struct Control {
     /// What the clocks said when the daemon started.
     pub(crate) started: Reading,
     pub(crate) plane: ControlPlane,
+    /// The network that the node is in.
+    pub(crate) network: watch::Sender<Network>,
 }
 
 impl Control {

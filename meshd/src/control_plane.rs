@@ -12,7 +12,9 @@ use std::{
     time::Duration,
 };
 
-use discovery::{Admitted, Carrier, Command, Contact, Door, Event, Memory, NodeKey, Whereabouts};
+use discovery::{
+    Admitted, AtDoor, Carrier, Command, Contact, Door, Event, Memory, NodeKey, Whereabouts,
+};
 use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
 use tokio::{
@@ -25,16 +27,15 @@ use zeroize::Zeroizing;
 
 use crate::{
     admin,
-    config::{Admission, Dht, PeerSettings, Settings},
+    config::{Dht, PeerSettings, Settings},
     control::{Control, chain, note_write},
     identity::{Identity, NodeId, overlay},
     io::hardening,
-    node::{Found, Search, Source},
+    network::Network,
+    node::{self, Found, Search, Source},
     state::{Record, StateDir},
 };
 
-/// Everybody is in this one network until there are private ones.
-const NETWORK: &str = "open";
 /// Names in the addresses of peers are resolved again this often, and addresses of the machine looked at.
 const REFRESH: Duration = Duration::from_secs(60);
 /// A name server has this long to answer.
@@ -121,6 +122,8 @@ pub struct ControlPlane {
     /// Who passes introductions on to nodes that were looked up, latest last.
     anchors: Mutex<VecDeque<(NodeKey, Vec<Contact>)>>,
     touched: Notify,
+    /// Where the members were that have let us in, until they are remembered.
+    doors: Mutex<BTreeMap<NodeKey, SocketAddr>>,
 }
 
 /// What comes out of it.
@@ -137,6 +140,7 @@ fn derive(key: &NodeKey) -> Option<discovery::Prefix> {
 pub(crate) fn start(
     settings: &Settings,
     identity: &Identity,
+    network: &Network,
     remembered: Remembered,
 ) -> io::Result<(ControlPlane, Events)> {
     if !settings.control.enabled {
@@ -154,7 +158,7 @@ pub(crate) fn start(
     };
     let settings = discovery::Settings {
         seed: Zeroizing::new(*identity.seed()),
-        network: NETWORK.to_owned(),
+        network: network.to_string(),
         listen: settings.control.listen.clone(),
         mdns: settings.control.mdns,
         dht: match settings.control.dht {
@@ -193,6 +197,46 @@ impl ControlPlane {
 
     fn status(&self) -> MutexGuard<'_, discovery::Status> {
         self.status.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether there is one.
+    pub(crate) fn is_on(&self) -> bool {
+        self.door.is_some()
+    }
+
+    /// Where guests may ask.
+    pub(crate) fn doors(&self) -> Vec<SocketAddr> {
+        self.status().doors.clone()
+    }
+
+    /// A member has let us in there, and is to be connected with.
+    pub(crate) fn keep_door(&self, by: &NodeId, at: SocketAddr) {
+        let mut doors = self.doors.lock().unwrap_or_else(PoisonError::into_inner);
+        doors.clear();
+        doors.insert(NodeKey(*by.ed25519()), at);
+        drop(doors);
+        self.touch();
+    }
+
+    /// Hands over what the node says about joining. Where there is no control plane, or it is busy, the door is closed.
+    pub(crate) async fn hand_over(&self, command: Command, control: &Control) {
+        let at = match &command {
+            Command::Knock(at) | Command::Ask { at, .. } => Some(*at),
+            _ => None,
+        };
+        if self.send(command) {
+            return;
+        }
+        let Some(at) = at else {
+            return;
+        };
+        let why = "libp2p is off or busy".to_owned();
+        let told = control
+            .node
+            .call(move |node_loop, now| node_loop.node.handle_door_closed(at, why, now));
+        if told.await.is_err() {
+            debug!("The node loop has no time to hear of a door");
+        }
     }
 
     /// Something that it is told of has changed: the configuration, or the underlay.
@@ -245,6 +289,7 @@ impl ControlPlane {
 /// What it was last told.
 #[derive(Debug, Default, PartialEq)]
 struct Told {
+    network: Option<Network>,
     admitted: Admitted,
     connect: BTreeMap<NodeKey, Vec<String>>,
     whereabouts: Whereabouts,
@@ -287,8 +332,16 @@ async fn tell(control: &Control, own: u32) {
                 told.networks.clone()
             }
         };
+        let admitted = control
+            .node
+            .call(|node_loop, now| node_loop.node.admitted(now));
+        let Ok(admitted) = admitted.await else {
+            continue;
+        };
+        let network = admitted.network.clone();
         let mut now = Told {
-            admitted: admitted(&settings),
+            network: Some(network.clone()),
+            admitted: of_node(admitted),
             connect: BTreeMap::new(),
             whereabouts: whereabouts(control.port, &networks),
             networks,
@@ -300,7 +353,29 @@ async fn tell(control: &Control, own: u32) {
         }
         // What is not taken is told again with the next change, or after the interval.
         let plane = &control.plane;
-        if told.networks != now.networks || told == Told::default() {
+        for (key, at) in plane
+            .doors
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .iter()
+        {
+            if now.admitted.listed.contains(key) {
+                let family = if at.is_ipv4() { "ip4" } else { "ip6" };
+                let address = format!("/{family}/{}/tcp/{}", at.ip(), at.port());
+                now.connect.entry(*key).or_default().push(address);
+            }
+        }
+        let is_elsewhere = told.network.as_ref() != Some(&network);
+        if is_elsewhere {
+            // Its ports are not known before it listens again.
+            plane.status().doors.clear();
+            if !plane.send(Command::Network(network.to_string())) {
+                continue;
+            }
+            told.network = Some(network);
+        }
+        let is_first = told.admitted == Admitted::default();
+        if told.networks != now.networks || is_first {
             let refused = vec![overlay().into()];
             let shared = now.networks.iter().filter_map(on_link).collect();
             if !plane.send(Command::Networks { refused, shared }) {
@@ -329,12 +404,11 @@ fn on_link(address: &IpNetwork) -> Option<IpNetwork> {
     (network.prefix() >= 8).then_some(network)
 }
 
-fn admitted(settings: &Settings) -> Admitted {
-    let peers = settings.peers.iter().map(|peer| peer.node);
-    let listed = peers.chain(settings.allow_keys.iter().copied());
+fn of_node(admitted: node::Admitted) -> Admitted {
     Admitted {
-        listed: listed.map(|node| NodeKey(*node.ed25519())).collect(),
-        open: settings.admission == Admission::Open,
+        listed: admitted.listed.into_iter().map(NodeKey).collect(),
+        open: admitted.open,
+        guests: admitted.guests,
     }
 }
 
@@ -401,7 +475,37 @@ async fn hear(events: &mut mpsc::Receiver<Event>, control: &Control) {
             Event::Introduction { from, message } => on_introduction(from, message, control).await,
             Event::Remember(memory) => remember(memory, &control.state, control),
             Event::Status(status) => *control.plane.status() = status,
+            Event::Asked {
+                number,
+                from,
+                message,
+            } => {
+                let told = control.node.call(move |node_loop, now| {
+                    node_loop.node.handle_asked(number, from.0, &message, now);
+                });
+                if told.await.is_err() {
+                    debug!("The node loop has no time for a guest");
+                }
+            }
+            Event::Door { at, what } => on_door(at, what, control).await,
         }
+    }
+}
+
+/// Something has happened where we want to be let in.
+async fn on_door(at: SocketAddr, what: AtDoor, control: &Control) {
+    let told = control.node.call(move |node_loop, now| {
+        let node = &mut node_loop.node;
+        match what {
+            AtDoor::Open(key) => node.handle_door_open(at, key.0, now),
+            AtDoor::Answer { message, endpoints } => {
+                node.handle_door_answer(at, &message, endpoints, now);
+            }
+            AtDoor::Closed(why) => node.handle_door_closed(at, why, now),
+        }
+    });
+    if told.await.is_err() {
+        debug!("The node loop has no time to hear of a door");
     }
 }
 
@@ -505,7 +609,7 @@ mod tests {
         let seed: [u8; 32] = vectors["seed"][..].try_into().unwrap();
         let node = Identity::from_seed(Zeroizing::new(seed)).unwrap().node();
         let record = discovery::record::Record {
-            network: NETWORK.to_owned(),
+            network: "open".to_owned(),
             key: NodeKey(*node.ed25519()),
             sequence: 1_700_000_000_123,
             signed: 1_700_000_000,
@@ -522,9 +626,9 @@ mod tests {
         let bytes = record.sign(&seed).unwrap();
         assert_eq!(bytes, vectors["record"]);
         let verified =
-            discovery::record::Record::verify(&bytes, NETWORK, derive, 1_700_000_000).unwrap();
+            discovery::record::Record::verify(&bytes, "open", derive, 1_700_000_000).unwrap();
         assert_eq!(verified.0, record);
-        let place = discovery::record::place(NETWORK, &verified.1);
+        let place = discovery::record::place("open", &verified.1);
         assert_eq!(place[..], vectors["place"]);
     }
 

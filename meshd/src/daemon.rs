@@ -12,6 +12,7 @@ use tokio::{
     time::{MissedTickBehavior, interval},
 };
 use tracing::{debug, error, info, warn};
+use wireguard::PublicKey;
 
 use crate::{
     admin::{
@@ -40,12 +41,14 @@ use crate::{
     },
     journal,
     lan::Lan,
-    metrics, network_watch,
-    node::{Fresh, Seen},
+    metrics,
+    network::Network,
+    network_watch,
+    node::{Fresh, Kept, Seen},
     notify::Notifier,
     port_mapping::{Mapped, PortMapping},
     resolved::Resolved,
-    state::{self, PeerSeen, Port, StateDir, StateError, StateLock, Stock},
+    state::{self, Membership, PeerSeen, Port, StateDir, StateError, StateLock, Stock},
     stream::{self, Berth},
     telemetry::Telemetry,
     workload::Wish,
@@ -258,9 +261,13 @@ async fn live(launch: Launch) -> Result<(), RunError> {
         .map(|port| PortMapping::start(port, network_changed.subscribe(), tell_mapped))
         .transpose()
         .map_err(RunError::Start)?;
-    let (plane, plane_events) =
-        control_plane::start(&settings, &own_identity, contacts.unwrap_or_default())
-            .map_err(RunError::Start)?;
+    let records = fresh.kept.records.as_ref();
+    let network = records.map_or_else(Network::default, |records| {
+        Network::private(&records.network())
+    });
+    let contacts = contacts.unwrap_or_default();
+    let (plane, plane_events) = control_plane::start(&settings, &own_identity, &network, contacts)
+        .map_err(RunError::Start)?;
     drop(own_identity);
     let (ended, mut endings) = mpsc::channel(4);
     // Before all others, which lose the right to connect.
@@ -294,6 +301,7 @@ async fn live(launch: Launch) -> Result<(), RunError> {
         clock,
         started,
         plane,
+        network: watch::Sender::new(network),
     });
     control.notifier.ready(&control.summary());
     let vitals = threads.vitals();
@@ -462,6 +470,7 @@ fn fresh(
         seed: u64::from_ne_bytes(seed),
         token,
         epoch: read_or_set_aside::<state::Routing>(state, alerts)?.map(|routing| routing.epoch),
+        kept: kept(state, alerts, now)?,
         discards: Arc::clone(&discards),
     };
     Ok((fresh, discards))
@@ -477,6 +486,38 @@ fn remembered_workloads(state: &StateDir, alerts: &Alerts) -> Result<Vec<Wish>, 
             .ok()
     };
     Ok(kept.workloads.into_iter().filter_map(wish).collect())
+}
+
+/// The private network that the node is in. Records that are damaged are had from other members.
+fn kept(state: &StateDir, alerts: &Alerts, unix_s: u64) -> Result<Kept, StateError> {
+    let none = Kept {
+        unix_s,
+        ..Kept::default()
+    };
+    let Some(file) = read_or_set_aside::<Membership>(state, alerts)? else {
+        return Ok(none);
+    };
+    let Some((records, damaged)) = file.records() else {
+        let aside = state.set_aside::<Membership>()?;
+        let text = format!(
+            "the records of the network make no sense; set aside as {}: join again",
+            aside.display()
+        );
+        warn!("{text}");
+        alerts.raise(WarningCode::StateDamaged, text);
+        return Ok(none);
+    };
+    if damaged > 0 {
+        warn!(
+            damaged,
+            "Records of the network are damaged, and asked for again"
+        );
+    }
+    Ok(Kept {
+        key: state.network_key(&records.network())?,
+        records: Some(records),
+        unix_s,
+    })
 }
 
 /// Opens the WireGuard sockets. Addresses with port 0 share one random port, which is remembered.
@@ -584,20 +625,42 @@ fn bind_all(listen: &[SocketAddr], mut port: u16) -> Result<(Vec<UdpSocket>, u16
     Ok((sockets, port))
 }
 
-/// Does what the node loop cannot: resolves names of endpoints, one peer after the other, and writes to the state directory.
+/// Does what the node loop cannot: resolves names of endpoints, writes to the state directory, and speaks with the control plane.
 async fn serve_node(mut requests: mpsc::Receiver<Request>, control: &Control) {
+    let (names_in, names) = mpsc::channel(driver::REQUESTS);
+    tokio::select! {
+        () = serve_requests(&mut requests, &names_in, control) => {}
+        () = resolve(names, control) => {}
+    }
+}
+
+/// All but names, which may take long to resolve, and are handed on.
+async fn serve_requests(
+    requests: &mut mpsc::Receiver<Request>,
+    names: &mpsc::Sender<(PublicKey, Vec<HostPort>)>,
+    control: &Control,
+) {
     while let Some(request) = requests.recv().await {
-        let (peer, endpoints) = match request {
-            Request::Resolve { peer, endpoints } => (peer, endpoints),
+        match request {
+            Request::Resolve { peer, endpoints } => {
+                // The node asks again when its peer stays silent.
+                if names.try_send((peer, endpoints)).is_err() {
+                    debug!(peer = %peer.short(), "Resolver is busy");
+                }
+            }
             Request::Introduce { to, message } => {
                 control.plane.introduce(&to, message);
-                continue;
+            }
+            Request::Keep => {
+                control.keep_records().await;
+            }
+            Request::Plane(command) => {
+                control.plane.hand_over(command, control).await;
             }
             Request::Lookup { prefix } => {
                 if !control.plane.look_up(prefix) {
                     control_plane::answer(control, prefix, None).await;
                 }
-                continue;
             }
             Request::RememberWorkloads => {
                 if let Err(error) = control.remember_workloads().await {
@@ -615,9 +678,14 @@ async fn serve_node(mut requests: mpsc::Receiver<Request>, control: &Control) {
                     warn!(error = chain(error), "Epoch not remembered");
                 }
                 note_write(&control.alerts, &written);
-                continue;
             }
-        };
+        }
+    }
+}
+
+/// Resolves names of endpoints, one peer after the other.
+async fn resolve(mut names: mpsc::Receiver<(PublicKey, Vec<HostPort>)>, control: &Control) {
+    while let Some((peer, endpoints)) = names.recv().await {
         let mut addresses = Vec::new();
         for endpoint in endpoints {
             addresses.push(match endpoint.address() {
@@ -696,6 +764,15 @@ async fn watch_clocks(control: &Control) {
             control
                 .alerts
                 .raise_until(WarningCode::ClockJump, text, until);
+        }
+        if noticed.set_by_ms.is_some() || noticed.slept {
+            let unix_s = reading.unix_s(control.started);
+            let told = control
+                .node
+                .call(move |node_loop, now| node_loop.node.handle_wall_clock(unix_s, now));
+            if told.await.is_err() {
+                debug!("Node loop is too busy to be told how late it is");
+            }
         }
         if noticed.slept {
             let resumed = control

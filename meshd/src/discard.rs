@@ -157,6 +157,8 @@ reasons! {
     SignalAstray => "signal-astray",
     /// From outside: a signal that this version does not understand.
     SignalUnknown => "signal-unknown",
+    /// From outside: what only members may say, or a question of one whom nobody lets in.
+    NoMember => "no-member",
     /// A proof or record that nobody had time to verify.
     ProofQueueFull => "proof-queue-full",
     /// To the name server's address, but no question to it; its sender is told.

@@ -75,7 +75,7 @@ use crate::{
     handshake::{HandshakeThread, Incoming, Stranger},
     identity::NodeId,
     io::{tun::Tun, wake::Wake},
-    node::{Fresh, Node, Output, Pong, derive},
+    node::{Fresh, JoinFailure, Joined, Node, Output, Pong, derive},
     pulse::Pulse,
     resolved::Zones,
     stream::{self, StreamThread},
@@ -135,6 +135,7 @@ pub struct NodeLoop {
     outcomes: Receiver<(u64, Outcome)>,
     pongs: HashMap<u64, oneshot::Sender<Pong>>,
     traced: HashMap<u64, oneshot::Sender<Trace>>,
+    joined: Option<oneshot::Sender<Result<Joined, JoinFailure>>>,
     changed: watch::Sender<()>,
     zones: watch::Sender<Zones>,
 }
@@ -170,6 +171,10 @@ pub enum Request {
     RememberWorkloads,
     /// The device of a workload to be removed, which takes the kernel a while.
     RemoveDevice(Arc<Tun>),
+    /// Records to keep: the latest ones that there are by then.
+    Keep,
+    /// Something for the control plane about joining.
+    Plane(discovery::Command),
 }
 
 /// A handle on the node loop, for the control thread.
@@ -481,6 +486,7 @@ impl Parts {
             outcomes,
             pongs: HashMap::new(),
             traced: HashMap::new(),
+            joined: None,
             changed,
             zones: zones_in,
         };
@@ -637,6 +643,13 @@ impl NodeLoop {
         Ok((workload, device))
     }
 
+    /// Waits for the end of the attempt to join that has just begun; its sender is dropped when another begins.
+    pub fn await_joined(&mut self) -> oneshot::Receiver<Result<Joined, JoinFailure>> {
+        let (sender, receiver) = oneshot::channel();
+        self.joined = Some(sender);
+        receiver
+    }
+
     /// Addresses or routes of the underlay changed.
     pub fn handle_network_change(&mut self, now: Instant) {
         self.shared.outlet.sockets.note_change();
@@ -751,7 +764,7 @@ impl NodeLoop {
     /// Gives a stranger a session, if it may have one, and its message back to be answered.
     fn admit(&mut self, stranger: Stranger) {
         let now = self.shared.clock.now();
-        let refused = match self.node.admit(stranger.key, now) {
+        let refused = match self.node.admit_caller(stranger.key, now) {
             None => Some(Reason::Stranger),
             Some(session) => {
                 let admitted = Incoming::Admitted {
@@ -826,6 +839,26 @@ impl NodeLoop {
                         debug!("Nobody has time for a look-up");
                     }
                 }
+                Output::Keep => {
+                    // Full only while the control thread is held up.
+                    if self.requests.try_send(Request::Keep).is_err() {
+                        debug!("Nobody has time to keep records");
+                        self.node.handle_unheard();
+                    }
+                }
+                Output::Knock(at) => self.ask_plane(discovery::Command::Knock(at)),
+                Output::Ask { at, message } => {
+                    self.ask_plane(discovery::Command::Ask { at, message });
+                }
+                Output::Answer { number, message } => {
+                    self.ask_plane(discovery::Command::Answer { number, message });
+                }
+                Output::Joined(ended) => {
+                    if let Some(waiting) = self.joined.take() {
+                        // Whoever asked may have hung up.
+                        let _ = waiting.send(ended);
+                    }
+                }
                 Output::Remember { epoch } => {
                     // An epoch that is not remembered costs the next start a round trip to a neighbour.
                     if self.requests.try_send(Request::Remember { epoch }).is_err() {
@@ -878,6 +911,13 @@ impl NodeLoop {
         );
         if has_changed {
             self.changed.send_replace(());
+        }
+    }
+
+    /// Hands something to the control plane. Lost only while the control thread is held up: whoever joins gives up by itself.
+    fn ask_plane(&self, command: discovery::Command) {
+        if self.requests.try_send(Request::Plane(command)).is_err() {
+            debug!("Nobody has time for one who joins");
         }
     }
 

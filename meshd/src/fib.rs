@@ -27,7 +27,6 @@ use routing::LinkId;
 use wireguard::{Class, Indices, PublicKey, Session, Underlay};
 
 use crate::{
-    config::Admission,
     icmp::EchoToken,
     identity::{overlay, resolver_address},
     inbound::Inbound,
@@ -50,7 +49,7 @@ pub struct Fib {
     /// Those of the device that all sessions are of; none while there is no session.
     indices: Option<Indices>,
     by_key: HashMap<PublicKey, Arc<Carrier>>,
-    admission: Admission,
+    admits: Admits,
     relay_mbit: Option<NonZeroU32>,
     by_label: HashMap<u32, Arc<Labelled>>,
     /// Under these tokens of ours probes are read.
@@ -59,6 +58,18 @@ pub struct Fib {
     own_labels: HashMap<Ipv6Addr, (Arc<NextHop>, u32)>,
     /// The attached workloads of this node.
     workloads: HashMap<Ipv6Addr, Arc<Workload>>,
+}
+
+/// Who may ask for a session without having one.
+#[derive(Clone, Debug, Default)]
+pub enum Admits {
+    /// Nobody.
+    #[default]
+    Nobody,
+    /// These: the members of the network.
+    These(Arc<HashSet<PublicKey>>),
+    /// Everybody: the node loop decides.
+    Everybody,
 }
 
 /// What never changes about this node.
@@ -93,7 +104,7 @@ impl Carrier {
     /// Whether its peer is behind this node, with addresses of ours.
     pub fn is_ours(&self) -> bool {
         match self.role {
-            Role::Node { .. } => false,
+            Role::Node { .. } | Role::Guest { .. } => false,
             Role::StockRouter { .. } | Role::Leaf => true,
         }
     }
@@ -169,6 +180,11 @@ pub enum Role {
     },
     /// A stock device that routes nothing.
     Leaf,
+    /// One who is not a member yet and wants to be, with this address on links: it exchanges signals with us, and nothing else.
+    Guest {
+        /// On links.
+        link_local: Ipv6Addr,
+    },
 }
 
 /// Whether packets between other nodes are forwarded.
@@ -331,7 +347,7 @@ impl Fib {
             by_index: HashMap::new(),
             indices: None,
             by_key: HashMap::new(),
-            admission: Admission::Listed,
+            admits: Admits::Nobody,
             relay_mbit: None,
             by_label: HashMap::new(),
             tokens: HashSet::new(),
@@ -354,9 +370,9 @@ impl Fib {
         fib
     }
 
-    /// The same, where those who have no session may ask for one as `admission` says.
-    pub fn admitting(self, admission: Admission) -> Self {
-        Self { admission, ..self }
+    /// The same, where these may ask for a session who have none.
+    pub fn admitting(self, admits: Admits) -> Self {
+        Self { admits, ..self }
     }
 
     /// The same, where at most so many megabits a second are forwarded for others.
@@ -433,9 +449,22 @@ impl Fib {
         self.by_key.get(key).map(|carrier| &carrier.session)
     }
 
-    /// Whether those without a session may ask for one.
-    pub fn admits_strangers(&self) -> bool {
-        self.admission == Admission::Open
+    /// Whether the holder of this key, who has no session, may ask for one.
+    pub fn admits(&self, key: &PublicKey) -> bool {
+        match &self.admits {
+            Admits::Nobody => false,
+            Admits::These(keys) => keys.contains(key),
+            Admits::Everybody => true,
+        }
+    }
+
+    /// Whether there are nodes without a session that one may be opened with.
+    pub fn admits_any(&self) -> bool {
+        match &self.admits {
+            Admits::Nobody => false,
+            Admits::These(keys) => !keys.is_empty(),
+            Admits::Everybody => true,
+        }
     }
 
     /// At most so many megabits a second are forwarded for others; none: no limit.

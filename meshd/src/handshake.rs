@@ -101,7 +101,7 @@ pub fn read<'fib>(
 ) -> Result<(Author, Whose<'fib>), HandshakeError> {
     let author = reader.read(datagram, |key| match fib.session(key) {
         Some(session) => session.admit(now),
-        None if strangers == Strangers::Welcome && fib.admits_strangers() => Ok(()),
+        None if strangers == Strangers::Welcome && fib.admits(key) => Ok(()),
         None => Err(HandshakeError::Stranger(*key)),
     })?;
     let whose = match author {
@@ -265,9 +265,8 @@ mod tests {
     use super::*;
     use crate::{
         bell::Bell,
-        config::Admission,
         discard::Discards,
-        fib::{Carrier, Own, Role},
+        fib::{Admits, Carrier, Own, Role},
         forward::{Notice, Sockets},
         io::udp::UdpSocket,
         testdata::identity,
@@ -308,7 +307,7 @@ mod tests {
         socket: Plain,
         clock: Clock,
         then: Instant,
-        admission: Admission,
+        admits: Admits,
     }
 
     /// What the thread did.
@@ -334,7 +333,7 @@ mod tests {
                 socket,
                 clock,
                 then,
-                admission: Admission::Listed,
+                admits: Admits::Nobody,
             }
         }
 
@@ -380,7 +379,7 @@ mod tests {
             let sockets = Sockets::new(vec![UdpSocket::bind(local, 0).unwrap()]).unwrap();
             let thread = HandshakeThread {
                 reader: self.ours.reader().clone(),
-                fib: Arc::new(ArcSwap::from_pointee(fib.admitting(self.admission))),
+                fib: Arc::new(ArcSwap::from_pointee(fib.admitting(self.admits.clone()))),
                 incoming,
                 strangers,
                 outlet: Outlet {
@@ -499,7 +498,7 @@ mod tests {
         let done = bench.run(vec![bench.message(&initiation)]);
         done.ends_here(Reason::Stranger, 1);
 
-        bench.admission = Admission::Open;
+        bench.admits = Admits::Everybody;
         let mut done = bench.run(vec![bench.message(&initiation)]);
         assert!(done.notices.is_empty() && done.replies.is_empty());
         let Stranger {

@@ -108,6 +108,7 @@ impl Lan {
     /// Runs until the node loop ends.
     pub(crate) async fn run(mut self, control: &Control, discards: &Discards) {
         let mut changed = control.network_changed.subscribe();
+        let mut network = control.network.subscribe();
         let mut looks = LOOK_AGAIN.iter();
         let mut look = control.clock.now();
         let mut ask = look;
@@ -120,8 +121,14 @@ impl Lan {
             let mut next = look;
             if let Some(search) = &mut self.search {
                 if ask <= now {
-                    let voice = control.node.call(|node_loop, _| node_loop.node.voice());
-                    let Ok(voice) = voice.await else { return };
+                    let asked = control.node.call(|node_loop, _| {
+                        let node = &node_loop.node;
+                        (node.voice(), node.network().clone())
+                    });
+                    let Ok((voice, network)) = asked.await else {
+                        return;
+                    };
+                    search.speaker.set_network(network, now);
                     search.speaker.set_voice(voice, now);
                     ask = now + ASK;
                 }
@@ -139,6 +146,7 @@ impl Lan {
                     looks = LOOK_AGAIN.iter();
                     look = control.clock.now();
                 }
+                _ = network.changed() => ask = control.clock.now(),
                 heard = hear(&mut self.search, control, discards) => if let Some(Heard { node, endpoints }) = heard {
                     let found = Found { node, endpoints, source: Source::Lan };
                     let told = control.node.call(|node_loop, now| node_loop.node.handle_found(found, now));

@@ -32,6 +32,7 @@ pub mod labels;
 mod lan;
 pub mod liveness;
 pub mod metrics;
+pub mod network;
 mod network_watch;
 pub mod node;
 pub mod notify;

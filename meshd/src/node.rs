@@ -7,11 +7,14 @@
 mod acquaint;
 mod directory;
 mod found;
+mod govern;
 mod history;
 mod hygiene;
 mod inbound;
+mod joining;
 mod labels;
 mod links;
+mod membership;
 mod netcheck;
 mod paths;
 mod peers;
@@ -20,6 +23,7 @@ mod remember;
 mod report;
 mod routes;
 mod seek;
+mod standing;
 mod streams;
 #[cfg(test)]
 mod tests;
@@ -40,7 +44,7 @@ use ipnetwork::Ipv6Network;
 use names::Directory;
 use routing::{
     Hint, LinkId, Router,
-    origin::{Job, Outcome, Own},
+    origin::{Job, Outcome},
 };
 use tracing::{debug, info};
 use wireguard::{
@@ -53,6 +57,7 @@ use self::{
     found::FoundNodes,
     history::History,
     links::{Dial, Links},
+    membership::Membership,
     peers::{Entry, Names, Reachable, Rtt},
     reach::Reach,
     seek::Seeking,
@@ -61,11 +66,15 @@ use self::{
 };
 pub use self::{
     found::{Found, MAX_ENDPOINTS, Source},
+    govern::GovernError,
     history::Since,
     hygiene::LocalNetwork,
+    joining::{JoinFailure, Joined, Via},
+    membership::Kept,
     report::millis,
     routes::derive,
     seek::Search,
+    standing::Admitted,
 };
 use crate::{
     admin::{self, Happening},
@@ -76,9 +85,10 @@ use crate::{
     forward::Topic,
     held::Held,
     icmp::{self, EchoToken, ErrorLimit, Unreachable},
-    identity::{self, Identity, NodeId, overlay},
+    identity::{self, Identity, NodeId},
     inbound::Inbound,
     labels::Labels,
+    network::Network,
     path::Demand,
     state::StockDevice,
     stream,
@@ -111,6 +121,8 @@ pub struct Node {
     directory: Option<Arc<Directory>>,
     interface: InterfaceSettings,
     admission: Admission,
+    network: Network,
+    membership: Membership,
     relay: RelaySettings,
     inbound: Policy,
     /// How much may be remembered of what goes on with all who are judged.
@@ -183,6 +195,8 @@ enum Task {
     Streams,
     /// Look-ups are given up.
     Seek,
+    /// Records are compared, guests leave, and whoever lets us in is asked again.
+    Membership,
 }
 
 /// What the node wants done, in this order.
@@ -266,6 +280,27 @@ pub enum Output {
     DetachWorkload(WorkloadId),
     /// Remember [`Node::workloads_to_remember`] over a restart: there are fewer.
     RememberWorkloads,
+    /// Keep the records ([`Node::to_be_kept`]), and answer with [`Node::handle_kept`].
+    Keep,
+    /// Connect with whoever answers at this address of TCP, to be let into its network; answer with [`Node::handle_door_open`] or
+    /// [`Node::handle_door_closed`].
+    Knock(SocketAddr),
+    /// Ask whoever answers there, and answer with [`Node::handle_door_answer`] or [`Node::handle_door_closed`].
+    Ask {
+        /// Where.
+        at: SocketAddr,
+        /// What.
+        message: Vec<u8>,
+    },
+    /// The answer to [`Node::handle_asked`].
+    Answer {
+        /// To which question.
+        number: u64,
+        /// What; none: there is no answer.
+        message: Option<Vec<u8>>,
+    },
+    /// How [`Node::join`] ended. Where an admin has to approve, it ends more than once.
+    Joined(Result<Joined, JoinFailure>),
 }
 
 /// The reply to one echo request.
@@ -348,6 +383,8 @@ pub struct Fresh {
     pub epoch: Option<u32>,
     /// The counters of discarded packets.
     pub discards: Arc<Discards>,
+    /// The private network that it is in.
+    pub kept: Kept,
 }
 
 impl Node {
@@ -375,19 +412,21 @@ impl Node {
             token,
             epoch,
             discards,
+            kept,
         } = fresh;
         let mut rng = fastrand::Rng::with_seed(seed);
-        let prefix = identity.node().prefix();
-        let own = Own::new(identity.seed(), routes::owner(&identity.node()), epoch);
-        let mut router = Router::new(routing::Config::new(overlay()), own, rng.u64(..), now);
-        router.announce(prefix, now);
-        router.await_links(true, now);
+        let membership = Membership::new(identity.node().public_key(), kept, now);
+        let network = membership.network();
+        let owner = routes::owner(&identity.node());
+        let router = routes::router(&network, identity.seed(), owner, epoch, &mut rng, now);
         let mut node = Self {
             name: settings.name.clone(),
             domain: settings.dns.domain.clone(),
             directory: None,
             interface: settings.interface.clone(),
             admission: settings.admission,
+            network,
+            membership,
             relay: settings.relay,
             inbound: settings.inbound.clone(),
             flows: Budget::default(),
@@ -410,7 +449,7 @@ impl Node {
             rng,
             peers: BTreeMap::new(),
             held: Held::default(),
-            workloads: Workloads::new(prefix, workloads),
+            workloads: Workloads::new(identity.node().prefix(), workloads),
             pings: Pings {
                 token,
                 next: 0,
@@ -428,6 +467,8 @@ impl Node {
             identity,
         };
         node.configure(settings, &added, now);
+        node.note_guests(now);
+        node.set_membership_timer(now);
         node.call_back(now);
         node.recall(now);
         node
@@ -612,6 +653,7 @@ impl Node {
             Task::Ways(peer) => self.tend_ways(&peer, now),
             Task::Streams => self.tend_streams(now),
             Task::Seek => self.review_seeking(now),
+            Task::Membership => self.tend_membership(now),
             Task::Trace(number) => self.finish_trace(number),
         }
     }
@@ -794,13 +836,16 @@ impl Node {
         self.choose_path(&peer, now);
         self.try_path(&peer, now);
         self.on_reach_opened(&peer, now);
+        self.on_door_session(&peer, now);
+        self.compare_records(&peer, now);
         self.look_at_streams(now);
         self.note_path(&peer, now);
         self.send_traces(&peer, now);
         self.release(peer, now);
         if rtt.is_none()
-            && let Some(address) = self.peers.get(&peer).map(|entry| entry.address)
+            && let Some(entry) = self.peers.get(&peer).filter(|entry| !entry.is_guest())
         {
+            let address = entry.address;
             self.echo(peer, address, now);
         }
     }
@@ -887,6 +932,7 @@ impl Node {
     /// [`CommandError::NoSuchName`].
     pub fn ping(&mut self, target: &str, now: Instant) -> Result<PingSent, CommandError> {
         let (peer, address) = self.find(target)?;
+        self.admit(peer, now);
         let path = self.path(&peer);
         let number = self.echo(peer, address, now);
         Ok(PingSent {

@@ -33,6 +33,8 @@ const ACQUAINTANCE: u8 = 17;
 const REFLECT: u8 = 6;
 const REFLECTED: u8 = 7;
 const OFFER: u8 = 8;
+const RECORDS: u8 = 9;
+const JOIN: u8 = 10;
 const PROBE_BODY: usize = 8;
 const ECHO_BODY: usize = 24;
 const LABEL_REQUEST_BODY: usize = 32;
@@ -45,10 +47,12 @@ const ENDPOINT: usize = 18;
 const ACQUAINTANCE_BODY: usize = KEY + Acquaintance::ENDPOINTS * ENDPOINT;
 const REFLECT_BODY: usize = 4;
 const REFLECTED_BODY: usize = 24;
-/// Before the bytes of an offer: their number, and two bytes that are zero.
-const OFFER_HEAD: usize = 4;
+/// Before the bytes of an offer or a message: their number, and two bytes that are zero.
+const BYTES_HEAD: usize = 4;
 /// The longest offer, in bytes.
 pub const MAX_OFFER: usize = 512;
+/// The longest message about records or joining, in bytes.
+pub const MAX_RECORDS: usize = 1100;
 
 /// A packet of this length carries a probe or an echo: a multiple of 16, as every sealed packet is.
 pub const LEAST: usize = (HEADER + UDP_HEADER + HEAD + ECHO_BODY).next_multiple_of(16);
@@ -89,6 +93,10 @@ pub enum Signal {
         /// Where the question came from.
         address: SocketAddr,
     },
+    /// What members tell each other about records, at most [`MAX_RECORDS`] bytes (crate `membership`).
+    Records(Vec<u8>),
+    /// What one who joins and one who lets it in tell each other, at most [`MAX_RECORDS`] bytes (crate `membership`).
+    Join(Vec<u8>),
     /// What the path agents of two nodes tell each other (`path/`), at most [`MAX_OFFER`] bytes.
     Offer(Vec<u8>),
 }
@@ -240,12 +248,9 @@ impl Signal {
                     address: SocketAddr::new(Ipv6Addr::from(octets).to_canonical(), port),
                 })
             }
-            [VERSION, OFFER, ..] => {
-                let (head, rest) = body.split_first_chunk::<OFFER_HEAD>()?;
-                let length = usize::from(u16::from_be_bytes([head[0], head[1]]));
-                let offer = rest.get(..length).filter(|_| length <= MAX_OFFER)?;
-                Some(Self::Offer(offer.to_vec()))
-            }
+            [VERSION, OFFER, ..] => read_bytes(body, MAX_OFFER).map(Self::Offer),
+            [VERSION, RECORDS, ..] => read_bytes(body, MAX_RECORDS).map(Self::Records),
+            [VERSION, JOIN, ..] => read_bytes(body, MAX_RECORDS).map(Self::Join),
             _ => None,
         }
     }
@@ -259,9 +264,11 @@ impl Signal {
             | Self::Reflect(_)
             | Self::Reflected { .. }
             | Self::Presence { .. } => LEAST,
-            Self::Offer(offer) => (HEADER + UDP_HEADER + HEAD + OFFER_HEAD + offer.len())
-                .next_multiple_of(16)
-                .max(LEAST),
+            Self::Offer(bytes) | Self::Records(bytes) | Self::Join(bytes) => {
+                (HEADER + UDP_HEADER + HEAD + BYTES_HEAD + bytes.len())
+                    .next_multiple_of(16)
+                    .max(LEAST)
+            }
             Self::LabelRequest(_) | Self::Label { .. } => {
                 (HEADER + UDP_HEADER + HEAD + LABEL_BODY).next_multiple_of(16)
             }
@@ -342,12 +349,32 @@ impl Signal {
             }
             Self::Offer(offer) => {
                 head[1] = OFFER;
-                body[..2].copy_from_slice(&(offer.len() as u16).to_be_bytes());
-                body[OFFER_HEAD..OFFER_HEAD + offer.len()].copy_from_slice(offer);
+                write_bytes(body, offer);
+            }
+            Self::Records(message) => {
+                head[1] = RECORDS;
+                write_bytes(body, message);
+            }
+            Self::Join(message) => {
+                head[1] = JOIN;
+                write_bytes(body, message);
             }
         }
         packet::udp(own, peer, payload)
     }
+}
+
+/// Bytes after their number, at most so many.
+fn read_bytes(body: &[u8], most: usize) -> Option<Vec<u8>> {
+    let (head, rest) = body.split_first_chunk::<BYTES_HEAD>()?;
+    let length = usize::from(u16::from_be_bytes([head[0], head[1]]));
+    let bytes = rest.get(..length).filter(|_| length <= most)?;
+    Some(bytes.to_vec())
+}
+
+fn write_bytes(body: &mut [u8], bytes: &[u8]) {
+    body[..2].copy_from_slice(&(bytes.len() as u16).to_be_bytes());
+    body[BYTES_HEAD..BYTES_HEAD + bytes.len()].copy_from_slice(bytes);
 }
 
 fn pair(body: &[u8; LABEL_REQUEST_BODY]) -> Pair {
@@ -435,6 +462,8 @@ mod tests {
                 }
             }),
             proptest::collection::vec(any::<u8>(), 0..=MAX_OFFER).prop_map(Signal::Offer),
+            proptest::collection::vec(any::<u8>(), 0..=MAX_RECORDS).prop_map(Signal::Records),
+            proptest::collection::vec(any::<u8>(), 0..=MAX_RECORDS).prop_map(Signal::Join),
             any::<[u128; 2]>().prop_map(|pair| Signal::LabelRequest(pair_of(pair))),
             any::<([u128; 2], u32, u16)>().prop_map(|(pair, label, lifetime_s)| Signal::Label {
                 pair: pair_of(pair),
@@ -545,6 +574,8 @@ mod tests {
                     address: "192.0.2.7:41002".parse().unwrap(),
                 }),
                 name if name.starts_with("offer") => Some(Signal::Offer(b"hello".to_vec())),
+                name if name.starts_with("records") => Some(Signal::Records(b"hello".to_vec())),
+                name if name.starts_with("join") => Some(Signal::Join(b"hello".to_vec())),
                 _ => None,
             };
             assert_eq!(read, expected, "{name}");
@@ -553,7 +584,7 @@ mod tests {
                 seen += 1;
             }
         }
-        assert_eq!(seen, 14);
+        assert_eq!(seen, 16);
     }
 
     proptest! {

@@ -9,10 +9,14 @@
 //! | `peers.json` | where peers were last seen ([`Peers`]) | now and then |
 //! | `control.json` | the control plane's contacts and ports ([`Remembered`](crate::control_plane::Remembered)) | now and then |
 //! | `kernel.json` | rules and tables that outlive a killed daemon ([`Journal`](crate::journal::Journal)) | at start and stop |
+//! | `membership.json` | the private network that the node is in, and its records ([`Membership`]) | when they change |
+//! | `network-ID.key` | the key of a network that was created here: 64 hexadecimal digits and a newline | once |
 //! | `lock` | process id of the daemon that has the directory | at every start |
 //!
 //! The directory is 0700, its files 0600. A write is a new file, made durable before it takes the old one's name: after
 //! a crash at any instant there is the old content or the new. A file written by a newer meshd is refused, not replaced.
+
+mod network;
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, Write};
@@ -25,6 +29,7 @@ use serde::{Deserialize, Serialize};
 use wireguard::PublicKey;
 use zeroize::Zeroizing;
 
+pub use self::network::Membership;
 use crate::admin::AttachWorkload;
 use crate::identity::{Identity, SeedError};
 
@@ -196,6 +201,9 @@ pub enum StateError {
         /// What is wrong.
         source: SeedError,
     },
+    /// The file of a network's key does not hold the key of that network.
+    #[error("{} is damaged: it does not hold the key of that network", .0.display())]
+    NetworkKey(PathBuf),
     /// A state file that cannot be understood.
     #[error("{} is damaged", path.display())]
     Damaged {
@@ -507,9 +515,8 @@ fn is_temporary(name: &str) -> bool {
     let Some((stem, pid)) = name.rsplit_once('.') else {
         return false;
     };
-    stem.starts_with('.')
-        && stem.ends_with(".json")
-        && pid.bytes().all(|byte| byte.is_ascii_digit())
+    let is_record = stem.starts_with('.') && stem.ends_with(".json");
+    (is_record || stem.starts_with(".network-")) && pid.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 #[cfg(test)]

@@ -213,6 +213,7 @@ fn status(ids: &[Identity]) -> admin::Status {
             peer(6, &ids[6].node().address().to_string(), relay, "none"),
         ],
         drops: BTreeMap::from([("hop-limit".into(), 3)]),
+        network: None,
         control: None,
         workloads: Vec::new(),
         warnings: vec![admin::Warning {

@@ -118,6 +118,12 @@ impl Daemon {
         );
     }
 
+    /// Waits until it answers its socket, after [`Host::launch_meshd`](crate::Host::launch_meshd).
+    #[track_caller]
+    pub fn wait_for_answers(&self) {
+        self.wait_until_ready(START);
+    }
+
     fn process(&self) -> MutexGuard<'_, Option<Process>> {
         self.0
             .process

@@ -1,20 +1,9 @@
 //! Who may be connected: the PeerId is the node's key, so it is known before the first stream opens.
 
-use std::{
-    collections::{BTreeMap, VecDeque},
-    convert::Infallible,
-    task::{Context, Poll},
-};
+use std::collections::{BTreeMap, VecDeque};
 
 use ipnetwork::IpNetwork;
-use libp2p::{
-    Multiaddr, PeerId,
-    core::{Endpoint, transport::PortUse},
-    swarm::{
-        CloseConnection, ConnectionDenied, ConnectionId, FromSwarm, NetworkBehaviour, THandler,
-        THandlerInEvent, THandlerOutEvent, ToSwarm, dummy,
-    },
-};
+use libp2p::{Multiaddr, PeerId, swarm::ConnectionId};
 
 use crate::{Admitted, Derive, NodeKey, guard::ip, hygiene::party};
 
@@ -36,7 +25,7 @@ pub(crate) enum NotAdmitted {
     Crowd,
 }
 
-/// Closes connections of those who may have none, before any protocol runs on them.
+/// Says who may have a connection, before any protocol runs on it, and who no longer may.
 pub(crate) struct Admission {
     own: NodeKey,
     admitted: Admitted,
@@ -89,83 +78,40 @@ impl Admission {
     pub(crate) fn is_listed(&self, key: &NodeKey) -> bool {
         self.admitted.listed.contains(key)
     }
-}
 
-impl NetworkBehaviour for Admission {
-    type ConnectionHandler = dummy::ConnectionHandler;
-    type ToSwarm = Infallible;
+    /// Whether those who want to join the network are let in that far.
+    pub(crate) fn welcomes_guests(&self) -> bool {
+        self.admitted.guests
+    }
 
-    fn handle_established_inbound_connection(
+    /// Whether a peer that calls from there may be connected; its place among the strangers, if it is one, is taken.
+    pub(crate) fn admit(
         &mut self,
         connection: ConnectionId,
-        peer: PeerId,
-        _: &Multiaddr,
+        peer: &PeerId,
         remote: &Multiaddr,
-    ) -> Result<THandler<Self>, ConnectionDenied> {
-        let key = self.check(&peer).map_err(ConnectionDenied::new)?;
+    ) -> Result<(), NotAdmitted> {
+        let key = self.check(peer)?;
         if let Some(ip) = ip(remote)
             && !self.is_listed(&key)
         {
             let party = party(ip);
             let others = self.strangers.values().filter(|other| **other == party);
             if others.count() >= MAX_STRANGERS_PER_PARTY {
-                return Err(ConnectionDenied::new(NotAdmitted::Crowd));
+                return Err(NotAdmitted::Crowd);
             }
             self.strangers.insert(connection, party);
         }
-        Ok(dummy::ConnectionHandler)
+        Ok(())
     }
 
-    fn handle_pending_outbound_connection(
-        &mut self,
-        _: ConnectionId,
-        peer: Option<PeerId>,
-        _: &[Multiaddr],
-        _: Endpoint,
-    ) -> Result<Vec<Multiaddr>, ConnectionDenied> {
-        if let Some(peer) = peer {
-            self.check(&peer).map_err(ConnectionDenied::new)?;
-        }
-        Ok(Vec::new())
+    /// A connection is gone.
+    pub(crate) fn forget(&mut self, connection: &ConnectionId) {
+        self.strangers.remove(connection);
     }
 
-    fn handle_established_outbound_connection(
-        &mut self,
-        _: ConnectionId,
-        peer: PeerId,
-        _: &Multiaddr,
-        _: Endpoint,
-        _: PortUse,
-    ) -> Result<THandler<Self>, ConnectionDenied> {
-        self.check(&peer).map_err(ConnectionDenied::new)?;
-        Ok(dummy::ConnectionHandler)
-    }
-
-    fn on_swarm_event(&mut self, event: FromSwarm<'_>) {
-        if let FromSwarm::ConnectionClosed(closed) = event {
-            self.strangers.remove(&closed.connection_id);
-        } else if let FromSwarm::ListenFailure(failure) = event {
-            // Another behaviour denied it after this one had let it in.
-            self.strangers.remove(&failure.connection_id);
-        }
-    }
-
-    fn on_connection_handler_event(
-        &mut self,
-        _: PeerId,
-        _: ConnectionId,
-        event: THandlerOutEvent<Self>,
-    ) {
-        match event {}
-    }
-
-    fn poll(&mut self, _: &mut Context<'_>) -> Poll<ToSwarm<Infallible, THandlerInEvent<Self>>> {
-        match self.closing.pop_front() {
-            Some(peer_id) => Poll::Ready(ToSwarm::CloseConnection {
-                peer_id,
-                connection: CloseConnection::All,
-            }),
-            None => Poll::Pending,
-        }
+    /// The next peer whose connections are to be closed.
+    pub(crate) fn take_closing(&mut self) -> Option<PeerId> {
+        self.closing.pop_front()
     }
 }

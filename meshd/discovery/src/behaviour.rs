@@ -19,7 +19,8 @@ use crate::{
     admission::Admission,
     dht::{self, Records},
     door::Dht,
-    exchange::Short,
+    exchange::Bounded,
+    fence::Fence,
     guard::{Guard, Rules},
     record::TTL,
 };
@@ -62,7 +63,14 @@ const MAX_REQUESTS: usize = 8;
 pub(crate) struct Behaviour {
     pub(crate) limits: connection_limits::Behaviour,
     memory: memory_connection_limits::Behaviour,
-    pub(crate) admission: Admission,
+    pub(crate) fence: Fence<Protocols>,
+    /// The protocol of guests.
+    pub(crate) join: request_response::Behaviour<Bounded>,
+}
+
+/// The protocols of a network.
+#[derive(NetworkBehaviour)]
+pub(crate) struct Protocols {
     pub(crate) identify: identify::Behaviour,
     ping: ping::Behaviour,
     pub(crate) kad: Toggle<kad::Behaviour<Records>>,
@@ -71,9 +79,12 @@ pub(crate) struct Behaviour {
     circuit: relay::client::Behaviour,
     reach: autonat::v2::client::Behaviour,
     probe: Toggle<autonat::v2::server::Behaviour>,
-    pub(crate) endpoints: request_response::Behaviour<Short>,
-    pub(crate) introductions: request_response::Behaviour<Short>,
+    pub(crate) endpoints: request_response::Behaviour<Bounded>,
+    pub(crate) introductions: request_response::Behaviour<Bounded>,
 }
+
+/// The protocol of those who join a network: which one, its messages say.
+const JOIN: StreamProtocol = StreamProtocol::new("/meshd/join/1");
 
 /// The name of one of our protocols in a network.
 pub(crate) fn protocol(network: &str, what: &str) -> StreamProtocol {
@@ -224,16 +235,18 @@ fn behaviour(
     let exchange = |what| {
         let protocol = protocol(network, what);
         request_response::Behaviour::with_codec(
-            Short,
+            Bounded::SHORT,
             [(protocol, ProtocolSupport::Full)],
             requests.clone(),
         )
     };
     let probe = (settings.dht == Dht::Server).then(autonat::v2::server::Behaviour::default);
-    Ok(Behaviour {
-        limits: connection_limits::Behaviour::new(limits),
-        memory: memory_connection_limits::Behaviour::with_max_bytes(MAX_MEMORY),
-        admission,
+    let join = request_response::Behaviour::with_codec(
+        Bounded::JOIN,
+        [(JOIN, ProtocolSupport::Full)],
+        requests.clone(),
+    );
+    let protocols = Protocols {
         identify: identify::Behaviour::new(identify),
         ping: ping::Behaviour::new(ping),
         kad: kad.into(),
@@ -244,5 +257,11 @@ fn behaviour(
         probe: probe.into(),
         endpoints: exchange("endpoints"),
         introductions: exchange("introduce"),
+    };
+    Ok(Behaviour {
+        limits: connection_limits::Behaviour::new(limits),
+        memory: memory_connection_limits::Behaviour::with_max_bytes(MAX_MEMORY),
+        fence: Fence::new(admission, protocols),
+        join,
     })
 }

@@ -56,7 +56,7 @@ pub struct Memory {
 pub struct Settings {
     /// The seed of the node's identity.
     pub seed: Zeroizing<[u8; 32]>,
-    /// The network: nodes of another one have nothing to do with each other.
+    /// The network, until [`Command::Network`] says another: nodes of another one have nothing to do with each other.
     pub network: String,
     /// Multiaddresses to listen on.
     pub listen: Vec<String>,
@@ -88,6 +88,8 @@ impl fmt::Debug for Settings {
 /// What the daemon wants.
 #[derive(Clone, Debug)]
 pub enum Command {
+    /// The node is in this network now: everything begins anew there.
+    Network(String),
     /// Only these may be connected.
     Admit(Admitted),
     /// Stay connected with these nodes, at these multiaddresses (of IP addresses, with or without the PeerId at the end), and with no
@@ -112,6 +114,22 @@ pub enum Command {
         anchors: Vec<Contact>,
         /// What.
         message: Vec<u8>,
+    },
+    /// Connect, as a guest, with whoever answers at this address of TCP; answered by [`Event::Door`].
+    Knock(SocketAddr),
+    /// Ask whoever answered there; answered by [`Event::Door`].
+    Ask {
+        /// Where.
+        at: SocketAddr,
+        /// What, up to [`MAX_JOIN`](crate::MAX_JOIN) bytes.
+        message: Vec<u8>,
+    },
+    /// The answer to [`Event::Asked`]; none: there is none.
+    Answer {
+        /// To which.
+        number: u64,
+        /// What.
+        message: Option<Vec<u8>>,
     },
     /// Misbehave.
     #[cfg(feature = "_fault")]
@@ -169,10 +187,42 @@ pub enum Event {
         /// Who was found.
         found: Option<Found>,
     },
+    /// A guest has asked something; its key is authentic. Answered by [`Command::Answer`].
+    Asked {
+        /// Names the question.
+        number: u64,
+        /// Who asks.
+        from: NodeKey,
+        /// What.
+        message: Vec<u8>,
+    },
+    /// What came of [`Command::Knock`] and [`Command::Ask`].
+    Door {
+        /// Where.
+        at: SocketAddr,
+        /// What.
+        what: AtDoor,
+    },
     /// To be remembered.
     Remember(Memory),
     /// How the control plane is.
     Status(Status),
+}
+
+/// What happens at a door where we are guests.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum AtDoor {
+    /// This node answers.
+    Open(NodeKey),
+    /// It has answered a question.
+    Answer {
+        /// What.
+        message: Vec<u8>,
+        /// Where its WireGuard port may be.
+        endpoints: Vec<SocketAddr>,
+    },
+    /// Nobody answers, or not any more, because of this.
+    Closed(String),
 }
 
 /// How the control plane is.
@@ -192,6 +242,8 @@ pub struct Status {
     pub is_reachable: bool,
     /// Multiaddresses that are listened on.
     pub listening: Vec<String>,
+    /// Addresses of TCP among them, where guests may ask.
+    pub doors: Vec<SocketAddr>,
 }
 
 /// The command was not taken: too many wait already.

@@ -15,8 +15,10 @@ use crate::{
 
 /// The only version of the message.
 const VERSION: u8 = 1;
-/// Longest message of either protocol, in bytes; eight endpoints take 156, an introduction 512.
+/// Longest message between members, in bytes; eight endpoints take 156, an introduction 512.
 pub(crate) const MAX_MESSAGE: usize = 512;
+/// Longest message of those who join, and to them, in bytes.
+pub const MAX_JOIN: usize = 4096;
 
 /// Where our WireGuard port is.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -77,16 +79,50 @@ impl Whereabouts {
     }
 }
 
-/// Messages of up to [`MAX_MESSAGE`] bytes, each alone on its half of a stream.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Short;
+/// The answer to a guest: where our WireGuard port is, which saves it a round trip, and the daemon's message.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct Answer {
+    pub(crate) whereabouts: Vec<u8>,
+    pub(crate) message: Vec<u8>,
+}
 
-async fn read<T: AsyncRead + Unpin + Send>(io: &mut T) -> io::Result<Vec<u8>> {
-    let mut message = Vec::with_capacity(MAX_MESSAGE + 1);
-    io.take(MAX_MESSAGE as u64 + 1)
-        .read_to_end(&mut message)
-        .await?;
-    if message.len() > MAX_MESSAGE {
+impl Answer {
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let length = u16::try_from(self.whereabouts.len()).unwrap_or_default();
+        let whereabouts = &self.whereabouts[..length.into()];
+        [&length.to_be_bytes(), whereabouts, &self.message].concat()
+    }
+
+    pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
+        let (length, rest) = bytes.split_first_chunk()?;
+        let length = usize::from(u16::from_be_bytes(*length));
+        let (whereabouts, message) = rest.split_at_checked(length)?;
+        Some(Self {
+            whereabouts: whereabouts.to_vec(),
+            message: message.to_vec(),
+        })
+    }
+}
+
+/// Messages of up to so many bytes, each alone on its half of a stream.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bounded {
+    most: usize,
+}
+
+impl Bounded {
+    /// For what fits a datagram.
+    pub(crate) const SHORT: Self = Self { most: MAX_MESSAGE };
+    /// For joining.
+    pub(crate) const JOIN: Self = Self {
+        most: MAX_JOIN + MAX_MESSAGE,
+    };
+}
+
+async fn read<T: AsyncRead + Unpin + Send>(io: &mut T, most: usize) -> io::Result<Vec<u8>> {
+    let mut message = Vec::new();
+    io.take(most as u64 + 1).read_to_end(&mut message).await?;
+    if message.len() > most {
         return Err(io::Error::new(
             io::ErrorKind::InvalidData,
             "message too long",
@@ -100,7 +136,7 @@ async fn write<T: AsyncWrite + Unpin + Send>(io: &mut T, message: &[u8]) -> io::
     io.close().await
 }
 
-impl Codec for Short {
+impl Codec for Bounded {
     type Protocol = StreamProtocol;
     type Request = Vec<u8>;
     type Response = Vec<u8>;
@@ -110,7 +146,7 @@ impl Codec for Short {
         _: &StreamProtocol,
         io: &mut T,
     ) -> io::Result<Vec<u8>> {
-        read(io).await
+        read(io, self.most).await
     }
 
     async fn read_response<T: AsyncRead + Unpin + Send>(
@@ -118,7 +154,7 @@ impl Codec for Short {
         _: &StreamProtocol,
         io: &mut T,
     ) -> io::Result<Vec<u8>> {
-        read(io).await
+        read(io, self.most).await
     }
 
     async fn write_request<T: AsyncWrite + Unpin + Send>(
@@ -194,12 +230,28 @@ mod tests {
         assert_eq!(said.candidates(None, &rules), [at("203.0.113.7:51860")]);
     }
 
+    #[test]
+    fn an_answer_to_a_guest_is_read_back() {
+        let answer = Answer {
+            whereabouts: Whereabouts::default().encode(),
+            message: vec![7; 300],
+        };
+        let bytes = answer.encode();
+        assert_eq!(Answer::decode(&bytes), Some(answer.clone()));
+        let head = 2 + answer.whereabouts.len();
+        for length in 0..head {
+            assert_eq!(Answer::decode(&bytes[..length]), None, "{length}");
+        }
+    }
+
     #[tokio::test]
     async fn a_message_that_is_too_long_is_refused() {
         let longest = vec![7; MAX_MESSAGE];
-        let got = read(&mut Cursor::new(longest.clone())).await.unwrap();
+        let got = read(&mut Cursor::new(longest.clone()), MAX_MESSAGE)
+            .await
+            .unwrap();
         assert_eq!(got, longest);
-        let error = read(&mut Cursor::new(vec![7; MAX_MESSAGE + 1]))
+        let error = read(&mut Cursor::new(vec![7; MAX_MESSAGE + 1]), MAX_MESSAGE)
             .await
             .unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::InvalidData);

@@ -23,6 +23,7 @@ mod dht;
 pub mod diversity;
 mod door;
 mod exchange;
+mod fence;
 mod guard;
 pub mod hygiene;
 pub mod record;
@@ -38,8 +39,8 @@ use libp2p::PeerId;
 pub use self::door::Fault;
 pub use self::{
     contact::{Carrier, Contact},
-    door::{Busy, Command, Dht, Door, Event, Found, How, Memory, Settings, Status, start},
-    exchange::Whereabouts,
+    door::{AtDoor, Busy, Command, Dht, Door, Event, Found, How, Memory, Settings, Status, start},
+    exchange::{MAX_JOIN, Whereabouts},
 };
 
 /// The first eight bytes of the addresses of one node, which follow from its key.
@@ -89,6 +90,8 @@ pub struct Admitted {
     pub listed: BTreeSet<NodeKey>,
     /// Every node of the network besides.
     pub open: bool,
+    /// Others as guests, who may ask to join the network, and nothing else.
+    pub guests: bool,
 }
 
 #[cfg(test)]

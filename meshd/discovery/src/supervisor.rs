@@ -68,7 +68,12 @@ impl Wanted {
                 self.refused.clone_from(refused);
                 self.shared.clone_from(shared);
             }
-            Command::Lookup(_) | Command::Introduce { .. } => {}
+            Command::Network(_)
+            | Command::Lookup(_)
+            | Command::Introduce { .. }
+            | Command::Knock(_)
+            | Command::Ask { .. }
+            | Command::Answer { .. } => {}
             #[cfg(feature = "_fault")]
             Command::Fault(_) => {}
         }
@@ -116,6 +121,8 @@ struct Worker {
     commands: mpsc::Sender<Command>,
     thread: JoinHandle<()>,
     started: Instant,
+    /// It ends because it is asked to, for another to take its place.
+    is_relieved: bool,
 }
 
 /// Runs until the daemon lets go of its door.
@@ -131,7 +138,7 @@ pub(crate) fn run(
         ..Wanted::default()
     };
     let mut supervisor = Supervisor {
-        settings,
+        settings: settings.clone(),
         ends,
         events,
         worker: None,
@@ -144,6 +151,7 @@ pub(crate) fn run(
     loop {
         supervisor.start_if_due(&wanted);
         match orders.recv_timeout(LOOK) {
+            Ok(Order::Command(Command::Network(network))) => supervisor.move_to(network),
             Ok(Order::Command(command)) => {
                 wanted.note(&command);
                 supervisor.hand_on(command);
@@ -177,7 +185,7 @@ pub(crate) fn tell(events: &mpsc::Sender<Event>, event: Event) {
 }
 
 struct Supervisor<'a> {
-    settings: &'a Settings,
+    settings: Settings,
     ends: &'a SyncSender<Order>,
     events: &'a mpsc::Sender<Event>,
     worker: Option<Worker>,
@@ -219,6 +227,7 @@ impl Supervisor<'_> {
                     commands,
                     thread,
                     started: Instant::now(),
+                    is_relieved: false,
                 });
             }
             Err(error) => {
@@ -228,8 +237,23 @@ impl Supervisor<'_> {
         }
     }
 
+    /// The node is in another network: the worker makes room for one that speaks that network's protocols. It ends at once, since nobody
+    /// commands it any more, and leaves its ports to the other.
+    fn move_to(&mut self, network: String) {
+        if self.settings.network == network {
+            return;
+        }
+        self.settings.network = network;
+        if let Some(worker) = &mut self.worker {
+            worker.is_relieved = true;
+            // The only sender goes, which ends the worker.
+            worker.commands = mpsc::channel(1).0;
+        }
+    }
+
     fn hand_on(&self, command: Command) {
         if let Some(worker) = &self.worker
+            && !worker.is_relieved
             && worker.commands.try_send(command).is_err()
         {
             debug!("The control plane is busy, a command is lost");
@@ -245,6 +269,10 @@ impl Supervisor<'_> {
             self.back_off = BACK_OFF;
         }
         let how = match worker.thread.join() {
+            Ok(()) if worker.is_relieved => {
+                self.start_at = Instant::now();
+                return;
+            }
             Ok(()) => "ended",
             Err(_) => "panicked",
         };

@@ -4,6 +4,7 @@ mod anchors;
 mod calls;
 mod events;
 mod introductions;
+mod joins;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -16,11 +17,11 @@ use libp2p::{Multiaddr, PeerId, Swarm, core::transport::ListenerId, swarm::Conne
 use tokio::{sync::mpsc, time::MissedTickBehavior};
 use tracing::{debug, error, info, warn};
 
-use self::{anchors::Anchors, calls::Calls, introductions::Introductions};
+use self::{anchors::Anchors, calls::Calls, introductions::Introductions, joins::Joins};
 use crate::{
     Command, Event, Memory, NodeKey, Prefix, Settings, Status,
     admission::Admission,
-    behaviour::{Behaviour, swarm},
+    behaviour::{Behaviour, Protocols, swarm},
     contact::{Contacts, split},
     dht::{Lookups, Outcome, Own, Publisher},
     diversity::Diversity,
@@ -98,6 +99,7 @@ struct Worker<'a> {
     publisher: Publisher,
     anchors: Anchors,
     introductions: Introductions,
+    joins: Joins,
     whereabouts: Whereabouts,
     /// When everybody is to be told where we are.
     tell_at: Option<Instant>,
@@ -161,6 +163,7 @@ impl<'a> Worker<'a> {
             publisher: Publisher::new(memory.sequence),
             anchors: Anchors::default(),
             introductions: Introductions::default(),
+            joins: Joins::default(),
             whereabouts: Whereabouts::default(),
             tell_at: None,
             remember_at: None,
@@ -190,7 +193,8 @@ impl<'a> Worker<'a> {
                 event = self.swarm.select_next_some() => self.on_event(event),
                 command = commands.recv() => match command {
                     Some(command) => self.on_command(command),
-                    None => return,
+                    // Whoever comes next has the same ports.
+                    None => return self.remember(),
                 },
                 _ = ticks.tick() => {
                     pulse.beat();
@@ -207,10 +211,12 @@ impl<'a> Worker<'a> {
     fn on_command(&mut self, command: Command) {
         match command {
             Command::Admit(admitted) => {
-                let connected: Vec<PeerId> = self.swarm.connected_peers().copied().collect();
-                let admission = &mut self.swarm.behaviour_mut().admission;
-                admission.set(admitted, connected.iter());
+                let fence = &mut self.swarm.behaviour_mut().fence;
+                let connected: Vec<PeerId> = fence.connected().copied().collect();
+                fence.admission.set(admitted, connected.iter());
             }
+            // The supervisor's.
+            Command::Network(_) => {}
             Command::Connect(connect) => self.on_connect(connect),
             Command::Whereabouts(whereabouts) => self.on_whereabouts(whereabouts),
             Command::Networks { refused, shared } => self.on_networks(refused, shared),
@@ -220,6 +226,9 @@ impl<'a> Worker<'a> {
                 anchors,
                 message,
             } => self.introduce(to, &anchors, message),
+            Command::Knock(at) => self.knock(at),
+            Command::Ask { at, message } => self.ask(at, message),
+            Command::Answer { number, message } => self.answer_guest(number, message),
             #[cfg(feature = "_fault")]
             Command::Fault(crate::Fault::Panic) => panic!("asked to, by a test"),
             #[cfg(feature = "_fault")]
@@ -272,7 +281,7 @@ impl<'a> Worker<'a> {
 
     fn on_lookup(&mut self, prefix: Prefix) {
         let network = &self.settings.network;
-        let begun = match self.swarm.behaviour_mut().kad.as_mut() {
+        let begun = match protocols(&mut self.swarm).kad.as_mut() {
             Some(kad) => self.lookups.begin(kad, network, prefix),
             None => false,
         };
@@ -298,6 +307,7 @@ impl<'a> Worker<'a> {
         self.call(now);
         self.tend_anchors(now);
         self.introductions.forget(now);
+        self.tend_guests(now);
         if self.tell_at.is_some_and(|at| at <= now) {
             self.tell_at = None;
             for key in self.identified.clone() {
@@ -308,17 +318,21 @@ impl<'a> Worker<'a> {
             self.remember_at = Some(self.remember_at.unwrap_or(now + REMEMBER));
         }
         if self.remember_at.is_some_and(|at| at <= now) {
-            let memory = Memory {
-                contacts: self.contacts.latest_first(),
-                sequence: self.publisher.sequence(),
-                ports: self.ports.clone(),
-            };
-            // Full only while the supervisor has much to do; then it is tried again.
-            if self.orders.try_send(Order::Remember(memory)).is_ok() {
-                self.remember_at = None;
-            }
+            self.remember();
         }
         self.tell_status();
+    }
+
+    fn remember(&mut self) {
+        let memory = Memory {
+            contacts: self.contacts.latest_first(),
+            sequence: self.publisher.sequence(),
+            ports: self.ports.clone(),
+        };
+        // Full only while the supervisor has much to do; then it is tried again.
+        if self.orders.try_send(Order::Remember(memory)).is_ok() {
+            self.remember_at = None;
+        }
     }
 
     fn publish(&mut self, now: Instant) -> bool {
@@ -336,7 +350,7 @@ impl<'a> Worker<'a> {
             seed: &self.settings.seed,
         };
         let anchors = self.anchors.confirmed();
-        match self.swarm.behaviour_mut().kad.as_mut() {
+        match protocols(&mut self.swarm).kad.as_mut() {
             Some(kad) => self
                 .publisher
                 .publish_if_due(kad, &own, &self.whereabouts, &anchors, now),
@@ -347,7 +361,7 @@ impl<'a> Worker<'a> {
     fn tell_status(&mut self) {
         let mut listening: Vec<String> = self.swarm.listeners().map(ToString::to_string).collect();
         listening.sort();
-        let records = self.swarm.behaviour_mut().kad.as_mut();
+        let records = protocols(&mut self.swarm).kad.as_mut();
         let status = Status {
             is_running: true,
             restarts: self.restarts,
@@ -356,6 +370,7 @@ impl<'a> Worker<'a> {
             records: records.map_or(0, |kad| kad.store_mut().len()),
             is_reachable: !self.confirmed.is_empty(),
             listening,
+            doors: self.doors(),
         };
         if status != self.status {
             self.status = status.clone();
@@ -395,9 +410,19 @@ impl<'a> Worker<'a> {
         }
     }
 
+    /// Whether a peer is connected, and not as a guest.
+    fn is_connected(&self, peer: &PeerId) -> bool {
+        self.swarm.behaviour().fence.is_connected(peer)
+    }
+
     fn is_server(&self) -> bool {
         self.settings.dht == Dht::Server
     }
+}
+
+/// The protocols of the network.
+fn protocols(swarm: &mut Swarm<Behaviour>) -> &mut Protocols {
+    &mut swarm.behaviour_mut().fence.inner
 }
 
 /// The same address with another port; 0: one that the system chooses.

@@ -4,6 +4,7 @@ use std::net::Ipv6Addr;
 use std::time::{Duration, Instant};
 
 use meshd::beacon::{Beacon, HOP_LIMIT, Link, Own, Refused, Speaker, Voice};
+use meshd::network::Network;
 
 const HERE: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0xa);
 const THERE: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0xb);
@@ -27,7 +28,7 @@ pub(crate) fn hear(bytes: &[u8]) {
     };
     speaker.set_links(vec![link], now);
     speaker.set_voice(Voice::Loud, now);
-    let parsed = Beacon::parse(bytes);
+    let parsed = Beacon::parse(bytes, &Network::default());
     match speaker.handle_datagram(INTERFACE, THERE, HOP_LIMIT, bytes, now) {
         Ok(heard) => {
             assert!(parsed.is_ok());

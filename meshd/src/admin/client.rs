@@ -16,16 +16,19 @@ use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
 use super::{
-    AddDevice, AttachWorkload, DeviceAdded, DeviceRemoved, Devices, Document, ErrorBody, Events,
-    EventsRequest, Explain, ExplainRequest, Links, Log, LogLines, MAX_BODY, Netcheck, Peers,
-    PingAnswer, PingRequest, Reload, Routes, Schema, Status, Trace, TraceRequest, VERSION,
-    VERSION_HEADER, Wait, WaitRequest, Why, WhyRequest, WorkloadAttached, WorkloadDetached,
-    Workloads,
+    AddDevice, ApproveRequest, AttachWorkload, CreateNetwork, DeviceAdded, DeviceRemoved, Devices,
+    Document, ErrorBody, Events, EventsRequest, Explain, ExplainRequest, Governed, InviteRequest,
+    Invited, JoinRequest, JoinedNetwork, LeftNetwork, Links, Log, LogLines, MAX_BODY, Members,
+    Netcheck, Network, Peers, PingAnswer, PingRequest, Reload, RevokeRequest, Routes, Schema,
+    Status, Trace, TraceRequest, VERSION, VERSION_HEADER, Wait, WaitRequest, Whois, WhoisRequest,
+    Why, WhyRequest, WorkloadAttached, WorkloadDetached, Workloads,
 };
 use crate::io::handover::HandoverStream;
 
 /// How long the daemon may take for what takes no time.
 const TIMEOUT: Duration = Duration::from_secs(10);
+/// And for what takes records to disk or messages to a member and back.
+const JOIN_TIMEOUT: Duration = Duration::from_secs(40);
 
 /// A daemon, by its socket. Every call connects anew, so that a restart in between does no harm.
 #[derive(Debug, Clone)]
@@ -221,6 +224,51 @@ impl Client {
             Bytes::new(),
             TIMEOUT,
         )
+    }
+
+    /// `GET /v1/network`
+    pub fn network(&self) -> Result<Network, ClientError> {
+        self.get("/v1/network")
+    }
+
+    /// `POST /v1/network`
+    pub fn create_network(&self, request: &CreateNetwork) -> Result<Network, ClientError> {
+        self.call(Method::POST, "/v1/network", body(request)?, JOIN_TIMEOUT)
+    }
+
+    /// `POST /v1/invite`
+    pub fn invite(&self, request: &InviteRequest) -> Result<Invited, ClientError> {
+        self.call(Method::POST, "/v1/invite", body(request)?, JOIN_TIMEOUT)
+    }
+
+    /// `POST /v1/join`
+    pub fn join(&self, request: &JoinRequest) -> Result<JoinedNetwork, ClientError> {
+        self.call(Method::POST, "/v1/join", body(request)?, JOIN_TIMEOUT)
+    }
+
+    /// `GET /v1/members`
+    pub fn members(&self) -> Result<Members, ClientError> {
+        self.get("/v1/members")
+    }
+
+    /// `POST /v1/approve`
+    pub fn approve(&self, request: &ApproveRequest) -> Result<Governed, ClientError> {
+        self.call(Method::POST, "/v1/approve", body(request)?, JOIN_TIMEOUT)
+    }
+
+    /// `POST /v1/revoke`
+    pub fn revoke(&self, request: &RevokeRequest) -> Result<Governed, ClientError> {
+        self.call(Method::POST, "/v1/revoke", body(request)?, JOIN_TIMEOUT)
+    }
+
+    /// `POST /v1/leave`
+    pub fn leave(&self) -> Result<LeftNetwork, ClientError> {
+        self.call(Method::POST, "/v1/leave", Bytes::new(), JOIN_TIMEOUT)
+    }
+
+    /// `POST /v1/whois`
+    pub fn whois(&self, request: &WhoisRequest) -> Result<Whois, ClientError> {
+        self.call(Method::POST, "/v1/whois", body(request)?, TIMEOUT)
     }
 
     fn get<T: Schema + DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {

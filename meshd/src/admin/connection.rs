@@ -23,8 +23,9 @@ use tokio::{
 };
 
 use super::{
-    AddDevice, AttachWorkload, ErrorBody, ErrorCode, EventsRequest, ExplainRequest, Log,
-    PingRequest, TraceRequest, VERSION, VERSION_HEADER, WaitRequest, WhyRequest, server::refusal,
+    AddDevice, ApproveRequest, AttachWorkload, CreateNetwork, ErrorBody, ErrorCode, EventsRequest,
+    ExplainRequest, InviteRequest, JoinRequest, Log, PingRequest, RevokeRequest, TraceRequest,
+    VERSION, VERSION_HEADER, WaitRequest, WhoisRequest, WhyRequest, server::refusal,
 };
 
 /// Longest head of a request, in bytes.
@@ -68,6 +69,15 @@ pub enum Command {
     Workloads,
     AttachWorkload(AttachWorkload),
     DetachWorkload(String),
+    Network,
+    CreateNetwork(CreateNetwork),
+    Invite(InviteRequest),
+    Join(JoinRequest),
+    Members,
+    Approve(ApproveRequest),
+    Revoke(RevokeRequest),
+    Leave,
+    Whois(WhoisRequest),
 }
 
 /// Serves one request. `has_asked` is set when all of it has been read; `answer` gives the answer's body.
@@ -177,6 +187,15 @@ async fn read(
             let name = path.trim_start_matches("/v1/workloads/").to_owned();
             Ok(Command::DetachWorkload(name))
         }
+        (&Method::GET, "/v1/network") => Ok(Command::Network),
+        (&Method::POST, "/v1/network") => parse(&body).map(Command::CreateNetwork),
+        (&Method::POST, "/v1/invite") => parse(&body).map(Command::Invite),
+        (&Method::POST, "/v1/join") => parse(&body).map(Command::Join),
+        (&Method::GET, "/v1/members") => Ok(Command::Members),
+        (&Method::POST, "/v1/approve") => parse(&body).map(Command::Approve),
+        (&Method::POST, "/v1/revoke") => parse(&body).map(Command::Revoke),
+        (&Method::POST, "/v1/leave") => Ok(Command::Leave),
+        (&Method::POST, "/v1/whois") => parse(&body).map(Command::Whois),
         (_, path) => Err(refusal(
             ErrorCode::Usage,
             &format!("there is no {method} {path}"),

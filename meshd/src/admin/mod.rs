@@ -22,6 +22,15 @@
 //! | `GET /v1/workloads` | | [`Workloads`] |
 //! | `POST /v1/workloads` | [`AttachWorkload`] | [`WorkloadAttached`] |
 //! | `DELETE /v1/workloads/NAME` | | [`WorkloadDetached`] |
+//! | `GET /v1/network` | | [`Network`] |
+//! | `POST /v1/network` | [`CreateNetwork`] | [`Network`] |
+//! | `POST /v1/invite` | [`InviteRequest`] | [`Invited`] |
+//! | `POST /v1/join` | [`JoinRequest`] | [`JoinedNetwork`] |
+//! | `GET /v1/members` | | [`Members`] |
+//! | `POST /v1/approve` | [`ApproveRequest`] | [`Governed`] |
+//! | `POST /v1/revoke` | [`RevokeRequest`] | [`Governed`] |
+//! | `POST /v1/leave` | | [`LeftNetwork`] |
+//! | `POST /v1/whois` | [`WhoisRequest`] | [`Whois`] |
 //!
 //! Every answer is a [`Document`], every refusal an [`ErrorBody`] with [`ErrorCode::status`]. Both sides send
 //! [`VERSION_HEADER`]. Fields are only ever added; unknown ones are ignored; absent values are null.
@@ -29,6 +38,7 @@
 pub mod client;
 pub mod connection;
 mod inbound;
+mod network;
 mod reach;
 mod routing;
 pub mod server;
@@ -44,6 +54,11 @@ use serde::{Deserialize, Deserializer, Serialize};
 use wireguard::PublicKey;
 
 pub use self::inbound::{Blocked, Explain, ExplainRequest, Fate};
+pub use self::network::{
+    ApproveRequest, CreateNetwork, Governed, InviteRequest, Invited, JoinRequest, JoinedNetwork,
+    LeftNetwork, MAX_INVITE_S, MemberShown, MemberStanding, Members, Network, OpenInvite,
+    RevokeRequest, Whois, WhoisKind, WhoisRequest,
+};
 pub use self::reach::{
     FamilyReach, NatBehaviour, Netcheck, PortMapped, Role, TriedCandidate, UdpReach, Why,
     WhyRequest,
@@ -135,6 +150,9 @@ pub struct Status {
     /// Its workloads, by name.
     #[serde(default)]
     pub workloads: Vec<Workload>,
+    /// The private network that the node is in, or whose admin it waits for; null in the open one.
+    #[serde(default)]
+    pub network: Option<Network>,
 }
 
 /// What finds nodes and carries their signals, by libp2p.
@@ -358,11 +376,21 @@ pub enum WarningCode {
     PathNoAddress,
     /// No straight way: nothing came back.
     PathSilent,
+    /// A ticket was used more often than it may be.
+    InviteReused,
+    /// Several members claim one name.
+    NameConflict,
+    /// Members are suspended because the admin who let them in is revoked.
+    AdminRevoked,
+    /// A revocation does not count any more.
+    RevocationFallen,
+    /// This node is not a member of the network that it is in.
+    NotMember,
 }
 
 impl WarningCode {
     /// Every code.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 24] = [
         Self::NotYet,
         Self::NoEndpoint,
         Self::NoNft,
@@ -382,6 +410,11 @@ impl WarningCode {
         Self::PathNoAnswer,
         Self::PathNoAddress,
         Self::PathSilent,
+        Self::InviteReused,
+        Self::NameConflict,
+        Self::AdminRevoked,
+        Self::RevocationFallen,
+        Self::NotMember,
     ];
 
     /// What `meshd help CODE` prints: what it means, and what to do.
@@ -498,6 +531,30 @@ impl WarningCode {
                  no way between the two networks but through a member.\n\
                  To do: let UDP out of both networks, and answers in.   meshd why NAME"
             }
+            Self::InviteReused => {
+                "More machines have used a ticket than it is for. That can happen where two parts of the network did not hear of each other; \
+                 or somebody else has got hold of the ticket. All of them are suspended: nobody opens a session with them.\n\
+                 To do: meshd members    (whose are they?), then: sudo meshd approve NAME, and revoke the others."
+            }
+            Self::NameConflict => {
+                "Several members have come under one name, and no admin has given it to one of them. Each is shown with the beginning of its \
+                 key behind the name, and the name alone is nobody's.\n\
+                 To do: sudo meshd approve MEMBER --name NAME    (on an admin's machine: that one has the name)"
+            }
+            Self::AdminRevoked => {
+                "An admin was revoked. Whom it let in without the network hearing of it before counts no more, until another admin approves.\n\
+                 To do: meshd members, then: sudo meshd approve NAME    (or revoke NAME)"
+            }
+            Self::RevocationFallen => {
+                "An admin whose past was disowned had revoked this member, and nobody else has: it may come again.\n\
+                 To do: sudo meshd revoke NAME    (if it shall stay out)"
+            }
+            Self::NotMember => {
+                "This node is in a private network, and its members do not count it as one of them: it was revoked, suspended, or has left. \
+                 They open no sessions with it.\n\
+                 To do: if an admin says so, sudo meshd leave, and join again. A key that was revoked never comes back: stop the daemon, \
+                 move node.key away, sudo meshd init, and join with a new ticket."
+            }
         }
     }
 }
@@ -524,6 +581,11 @@ impl fmt::Display for WarningCode {
             Self::PathNoAnswer => "PATH-NO-ANSWER",
             Self::PathNoAddress => "PATH-NO-ADDRESS",
             Self::PathSilent => "PATH-SILENT",
+            Self::InviteReused => "INVITE-REUSED",
+            Self::NameConflict => "NAME-CONFLICT",
+            Self::AdminRevoked => "ADMIN-REVOKED",
+            Self::RevocationFallen => "REVOCATION-FALLEN",
+            Self::NotMember => "NOT-MEMBER",
         })
     }
 }

@@ -308,6 +308,15 @@ async fn carry_out(
             attached.await.map(document)
         }
         Command::DetachWorkload(name) => control.detach_workload(&name).await.map(document),
+        Command::Network => control.network_report().await.map(document),
+        Command::CreateNetwork(request) => control.create_network(request).await.map(document),
+        Command::Invite(request) => control.invite(request).await.map(document),
+        Command::Join(request) => control.join(request).await.map(document),
+        Command::Members => control.members().await.map(document),
+        Command::Approve(request) => control.approve(request).await.map(document),
+        Command::Revoke(request) => control.revoke(request).await.map(document),
+        Command::Leave => control.leave().await.map(document),
+        Command::Whois(request) => control.whois(request).await.map(document),
     }
 }
 

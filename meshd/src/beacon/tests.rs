@@ -18,7 +18,7 @@ fn beacon(n: usize) -> Beacon {
 }
 
 fn datagram(n: usize, source: Ipv6Addr) -> Vec<u8> {
-    beacon(n).sign(identity(n).seed(), source)
+    beacon(n).sign(identity(n).seed(), &Network::default(), source)
 }
 
 fn link(interface: u32) -> Link {
@@ -75,7 +75,7 @@ fn a_beacon_leads_to_the_address_that_it_came_from_and_to_a_shared_network() {
         port_v4: 0,
         ..beacon(2)
     };
-    let datagram = no_sockets.sign(identity(2).seed(), B);
+    let datagram = no_sockets.sign(identity(2).seed(), &Network::default(), B);
     let heard = speaker.handle_datagram(3, B, 255, &datagram, now).unwrap();
     assert_eq!(heard.endpoints, []);
 }
@@ -94,11 +94,11 @@ fn what_is_repeated_elsewhere_or_came_from_elsewhere_is_ignored() {
     assert_eq!(hear(3, B, 254, &datagram), Err(Refused::OffLink));
     assert_eq!(hear(4, B, 255, &datagram), Err(Refused::OffLink));
     assert_eq!(hear(3, A, 255, &datagram), Err(Refused::OffLink));
-    let global_beacon = beacon(1).sign(identity(1).seed(), global);
+    let global_beacon = beacon(1).sign(identity(1).seed(), &Network::default(), global);
     assert_eq!(hear(3, global, 255, &global_beacon), Err(Refused::OffLink));
-    let own = beacon(0).sign(identity(0).seed(), B);
+    let own = beacon(0).sign(identity(0).seed(), &Network::default(), B);
     assert_eq!(hear(3, B, 255, &own), Err(Refused::Own));
-    let stolen = beacon(1).sign(identity(2).seed(), B);
+    let stolen = beacon(1).sign(identity(2).seed(), &Network::default(), B);
     assert_eq!(hear(3, B, 255, &stolen), Err(Refused::Forged));
     let mut foreign = datagram.clone();
     foreign[8] ^= 1;
@@ -107,7 +107,7 @@ fn what_is_repeated_elsewhere_or_came_from_elsewhere_is_ignored() {
         key: SigningKey::from_bytes(&[7; 32]).verifying_key().to_bytes(),
         ..beacon(1)
     };
-    let unmined = unmined.sign(&[7; 32], B);
+    let unmined = unmined.sign(&[7; 32], &Network::default(), B);
     assert_eq!(hear(3, B, 255, &unmined), Err(Refused::Forged));
     assert!(hear(3, B, 255, &datagram).is_ok());
     assert_eq!(hear(3, B, 255, &datagram), Err(Refused::Repeated));
@@ -181,7 +181,7 @@ fn a_flood_costs_fifty_signatures_a_second_and_no_memory() {
         let now = start + Duration::from_millis(1) * step;
         let mut forged = beacon(1);
         forged.run = u64::from(step).to_be_bytes();
-        let forged = forged.sign(identity(2).seed(), B);
+        let forged = forged.sign(identity(2).seed(), &Network::default(), B);
         match speaker.handle_datagram(3, B, 255, &forged, now) {
             Err(Refused::Forged) => heard += 1,
             Err(Refused::TooMany) => refused += 1,
@@ -223,19 +223,28 @@ fn an_interface_that_comes_is_spoken_on_and_one_that_goes_is_not() {
 fn the_published_vectors_hold() {
     let mut seen = 0;
     for (name, bytes) in vectors("beacons") {
-        let read = Beacon::parse(&bytes);
+        let read = Beacon::parse(&bytes, &Network::default());
         match name {
             "beacon of the second identity, sent from fe80::b" => {
                 assert_eq!(read, Ok(beacon(1)));
-                assert_eq!(beacon(1).verify(&bytes, B), Ok(identity(1).node()));
+                assert_eq!(
+                    beacon(1).verify(&bytes, &Network::default(), B),
+                    Ok(identity(1).node())
+                );
                 assert_eq!(datagram(1, B), bytes);
             }
             "the same, with fields of a later release" => {
                 assert_eq!(read, Ok(beacon(1)));
-                assert_eq!(beacon(1).verify(&bytes, B), Ok(identity(1).node()));
+                assert_eq!(
+                    beacon(1).verify(&bytes, &Network::default(), B),
+                    Ok(identity(1).node())
+                );
             }
             "the same, as if sent from fe80::a" => {
-                assert_eq!(beacon(1).verify(&bytes, A), Err(Refused::Forged));
+                assert_eq!(
+                    beacon(1).verify(&bytes, &Network::default(), A),
+                    Err(Refused::Forged)
+                );
             }
             "of another version" => assert_eq!(read, Err(Refused::Malformed)),
             other => panic!("{other}"),
@@ -254,10 +263,10 @@ proptest! {
         n in 0_usize..4,
     ) {
         let beacon = Beacon { run, port_v6: ports[0], port_v4: ports[1], addresses, ..beacon(n) };
-        let bytes = beacon.sign(identity(n).seed(), A);
+        let bytes = beacon.sign(identity(n).seed(), &Network::default(), A);
         prop_assert!(bytes.len() <= MAX_LEN);
-        prop_assert_eq!(Beacon::parse(&bytes), Ok(beacon.clone()));
-        prop_assert_eq!(beacon.verify(&bytes, A), Ok(identity(n).node()));
+        prop_assert_eq!(Beacon::parse(&bytes, &Network::default()), Ok(beacon.clone()));
+        prop_assert_eq!(beacon.verify(&bytes, &Network::default(), A), Ok(identity(n).node()));
     }
 
     #[test]
@@ -265,7 +274,7 @@ proptest! {
         let mut bytes = datagram(1, B);
         prop_assert_eq!(bytes.len(), 132);
         bytes[at] ^= 1 << bit;
-        let is_valid = Beacon::parse(&bytes).is_ok_and(|beacon| beacon.verify(&bytes, B).is_ok());
+        let is_valid = Beacon::parse(&bytes, &Network::default()).is_ok_and(|beacon| beacon.verify(&bytes, &Network::default(), B).is_ok());
         prop_assert!(!is_valid);
     }
 

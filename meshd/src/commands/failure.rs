@@ -169,7 +169,9 @@ impl Failure {
             StateError::NotAFile(path) | StateError::NotADirectory(path) => {
                 (Exit::Failed, Some(format!("ls -l {}", quote(path))))
             }
-            StateError::Key { path, .. } | StateError::Damaged { path, .. } => (
+            StateError::Key { path, .. }
+            | StateError::NetworkKey(path)
+            | StateError::Damaged { path, .. } => (
                 Exit::Failed,
                 Some(format!(
                     "restore {} from a backup, or move it away",

@@ -103,6 +103,7 @@ mod tests {
             peers: Vec::new(),
             drops: Default::default(),
             warnings: Vec::new(),
+            network: None,
             control: None,
             workloads: Vec::new(),
         };

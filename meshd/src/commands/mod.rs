@@ -14,12 +14,16 @@ mod failure;
 mod graph;
 mod help;
 mod init;
+mod invite;
+mod join;
 mod key;
 mod links;
 mod log;
 mod man;
+mod members;
 mod metrics;
 mod netcheck;
+mod network;
 mod peers;
 mod ping;
 mod program;
@@ -31,6 +35,7 @@ mod table;
 mod trace;
 mod wait;
 mod wg;
+mod whois;
 mod why;
 mod workloads;
 
@@ -79,6 +84,14 @@ pub fn dispatch(cli: Cli, out: &mut impl Write) -> Result<(), Failure> {
         Verb::Detach { name } => detach::run(global, &name, out),
         Verb::Workloads => workloads::run(global, out),
         Verb::Cni => cni::run(global, out),
+        Verb::Network(verb) => network::run(global, verb, out),
+        Verb::Invite(invite) => invite::run(global, invite, out),
+        Verb::Join(join) => join::run(global, join, out),
+        Verb::Members => members::run(global, out),
+        Verb::Approve { target, name } => members::approve(global, target, name, out),
+        Verb::Revoke { target } => members::revoke(global, target, out),
+        Verb::Leave => network::leave(global, out),
+        Verb::Whois { address } => whois::run(global, address, out),
         Verb::Completions { shell } => completions::run(shell, out),
         Verb::Man { dir } => man::run(&dir),
         Verb::Help { topic } => help::run(&topic, out),

@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use super::Failure;
 use super::table::{Table, bytes, duration, or_dash};
-use crate::admin::{Path, PathKind, Peer, PeerKind, Status, WorkloadState};
+use crate::admin::{Network, Path, PathKind, Peer, PeerKind, Status, WorkloadState};
 use crate::cli::Global;
 
 pub(super) fn run(global: &Global, out: &mut impl Write) -> Result<(), Failure> {
@@ -24,6 +24,7 @@ fn print(status: &Status, out: &mut impl Write) -> io::Result<()> {
         warnings,
         control,
         workloads,
+        network,
     } = status;
     let reachable = peers
         .iter()
@@ -70,7 +71,23 @@ fn print(status: &Status, out: &mut impl Write) -> io::Result<()> {
             control.restarts
         )?;
     }
+    if let Some(network) = network {
+        writeln!(out, "{}", network_line(network))?;
+    }
     super::print_warnings(warnings, out)
+}
+
+/// `network home  wx3...  member, admin  5 members`
+fn network_line(network: &Network) -> String {
+    let name = network.name.as_deref().map(super::printable);
+    let name = name.unwrap_or_else(|| "-".to_owned());
+    let admin = if network.admin { ", admin" } else { "" };
+    let standing = super::members::standing(network.standing);
+    format!(
+        "network {name}  {}  {standing}{admin}  {} members",
+        super::printable(&network.id),
+        network.members
+    )
 }
 
 fn row(peer: &Peer) -> [String; 6] {
@@ -217,6 +234,7 @@ mod tests {
                 },
             ],
             drops: BTreeMap::from([("foreign source".into(), 3), ("replay".into(), 0)]),
+            network: None,
             control: None,
             workloads: Vec::new(),
             warnings: vec![Warning {

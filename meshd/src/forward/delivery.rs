@@ -144,6 +144,10 @@ fn on_link<'a>(
 ) -> Delivery<'a> {
     let (is_peer, is_node) = match carrier.role {
         Role::Node { link_local, .. } => (link_local == header.source, true),
+        Role::Guest { link_local } if arrival == Arrival::Direct => {
+            (link_local == header.source, true)
+        }
+        Role::Guest { .. } => (false, false),
         Role::StockRouter { .. } => (true, false),
         Role::Leaf => (false, false),
     };
@@ -151,9 +155,12 @@ fn on_link<'a>(
         return Delivery::Discard(Reason::OutsideSource);
     }
     let is_to_us = header.destination == fib.own().link_local;
+    let routes = !matches!(carrier.role, Role::Guest { .. });
     match udp_ports(header, packet) {
         Some((BABEL_PORT, BABEL_PORT))
-            if arrival == Arrival::Direct && (is_to_us || header.destination == BABEL_GROUP) =>
+            if routes
+                && arrival == Arrival::Direct
+                && (is_to_us || header.destination == BABEL_GROUP) =>
         {
             Delivery::Babel
         }
@@ -173,7 +180,7 @@ fn between_nodes<'a>(
 ) -> Option<Delivery<'a>> {
     let relay = match carrier.role {
         Role::Node { relay, .. } | Role::StockRouter { relay } => relay,
-        Role::Leaf => return None,
+        Role::Leaf | Role::Guest { .. } => return None,
     };
     let for_us = match header.next_header {
         UDP | FRAGMENT => match Relayed::parse(header, packet)? {

@@ -203,7 +203,7 @@ impl Inside {
                     }
                 }
             }
-            Lookup::Unknown if fib.admits_strangers() && !fib.is_ours(header.destination) => {
+            Lookup::Unknown if fib.admits_any() && !fib.is_ours(header.destination) => {
                 let mut segments = segments;
                 while let Some(packet) = segments.next_packet() {
                     self.shared

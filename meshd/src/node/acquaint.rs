@@ -1,8 +1,8 @@
 //! Acquaintance: what neighbours tell each other of other nodes, so that whoever knows one member soon knows more.
 //!
 //! A node tells a neighbour who else it has a session with, and at which address of the underlay it hears it. It tells nobody of who does
-//! not want that: a node that is open says so, and may be told of to everybody; one that is not is told of only between those whom
-//! our configuration names. What is told is a hint like any other ([`Source::Neighbour`]).
+//! not want that: a node that is open says so, and may be told of to everybody; one that is not is told of only between members of
+//! the network, and those whom our configuration names. What is told is a hint like any other ([`Source::Neighbour`]).
 
 use std::{
     collections::BTreeMap,
@@ -19,7 +19,6 @@ use super::{
     peers::Origin,
 };
 use crate::{
-    config::Admission,
     discard::Reason,
     identity::NodeId,
     signal::{Acquaintance, Signal},
@@ -106,7 +105,7 @@ impl Node {
     }
 
     fn present(&mut self, id: LinkId, now: Instant) {
-        let is_open = self.admission == Admission::Open;
+        let is_open = self.admits_everybody();
         self.tell(id, &Signal::Presence { is_open }, now);
     }
 
@@ -150,7 +149,7 @@ impl Node {
         let (Some(node), Some(neighbour)) = (self.peers.get(of), self.peers.get(to)) else {
             return false;
         };
-        let is_named = |origin| matches!(origin, Origin::Peer | Origin::Allowed);
+        let is_named = |origin| matches!(origin, Origin::Peer | Origin::Allowed | Origin::Member);
         of != to
             && node.node.is_some()
             && (node.says_open || (is_named(node.origin) && is_named(neighbour.origin)))

@@ -22,7 +22,6 @@ use super::{
 };
 use crate::{
     beacon::{Beacon, Voice},
-    config::Admission,
     discard::Reason,
     identity::NodeId,
     path::Mapping,
@@ -207,13 +206,14 @@ impl Node {
         self.found.local = LocalNetworks(local);
     }
 
-    /// Whether the node wants to be found on the LAN: by everybody if it is open, else by peers that it could not call itself. What it
-    /// says there tells strangers that it is there.
+    /// Whether the node wants to be found on the LAN: by everybody if it is open, by members if it is in a private network, else by
+    /// peers that it could not call itself. What it says there tells strangers that it is there.
     pub fn voice(&self) -> Voice {
         let is_sought = |(key, entry): (&PublicKey, &Entry)| {
             entry.origin == Origin::Peer && entry.endpoints.is_empty() && !self.is_open_with(key)
         };
-        if self.admission == Admission::Open || self.peers.iter().any(is_sought) {
+        if self.admits_everybody() || self.network.is_private() || self.peers.iter().any(is_sought)
+        {
             Voice::Loud
         } else {
             Voice::Silent
@@ -222,7 +222,7 @@ impl Node {
 
     /// The datagram that says on a link what the beacon does.
     pub fn sign_beacon(&self, beacon: &Beacon, source: Ipv6Addr) -> Vec<u8> {
-        beacon.sign(self.identity.seed(), source)
+        beacon.sign(self.identity.seed(), &self.network, source)
     }
 
     /// Somebody tells of a node. With whom no session may be opened, nothing happens.
@@ -285,14 +285,6 @@ impl Node {
         }
         self.review_found(now);
         self.drain(now);
-    }
-
-    /// Whether a session with this key may be opened.
-    pub(super) fn is_welcome(&self, key: &PublicKey) -> bool {
-        match self.peers.get(key) {
-            Some(entry) => !entry.origin.is_stock(),
-            None => self.admission == Admission::Open,
-        }
     }
 
     /// Lets the session with a node know where it was found.
@@ -381,9 +373,10 @@ impl Node {
             } else if now.saturating_duration_since(since) >= ANSWER {
                 known.fail(now);
                 // Who never was there leaves nothing behind.
-                let is_nobody = self.peers.get(&key).is_some_and(|entry| {
-                    entry.origin == Origin::Stranger && entry.admitted == Some(since)
-                });
+                let is_nobody = self
+                    .peers
+                    .get(&key)
+                    .is_some_and(|entry| !entry.origin.is_named() && entry.admitted == Some(since));
                 let never_heard = self
                     .device
                     .session(&key)
@@ -483,7 +476,7 @@ impl Node {
         let is_named = self
             .peers
             .get(key)
-            .is_some_and(|entry| entry.origin != Origin::Stranger);
+            .is_some_and(|entry| entry.origin.is_named());
         if !is_named && (self.found.called() >= MAX_CALLED || !self.found.calls.take(now)) {
             return false;
         }

@@ -10,6 +10,7 @@ use filter::{
     QuotedUpper, Rules, Standing, Subject, To, Upper,
 };
 use ipnetwork::Ipv6Network;
+use membership::{Member, Tag};
 use tracing::debug;
 use wireguard::PublicKey;
 
@@ -19,7 +20,7 @@ use super::{
 };
 use crate::{
     admin::{Blocked, Explain, Fate},
-    config::{Admission, PeerInbound},
+    config::PeerInbound,
     icmp,
     identity::{NodeId, workload_address},
     inbound::Inbound,
@@ -88,6 +89,16 @@ fn own_workload(name: &str) -> Subject<'_> {
     }
 }
 
+/// What rules may know a member of the network by.
+fn as_member(member: Option<&Member>) -> Subject<'_> {
+    let tags = member.into_iter().flat_map(|member| member.tags.iter());
+    Subject {
+        member: member.map(|member| &*member.name),
+        tags: tags.map(Tag::as_str).collect(),
+        ..Subject::STRANGER
+    }
+}
+
 /// Who asks, in [`Node::explain`].
 enum Asker<'a> {
     /// This node itself.
@@ -96,6 +107,8 @@ enum Asker<'a> {
     Workload(&'a str, Ipv6Addr),
     /// A peer, from this address.
     Peer(&'a PublicKey, &'a Entry, Ipv6Addr),
+    /// A member of the network that there is no session with, from this address.
+    Member(NodeId, Ipv6Addr),
     /// Somebody who is not known, from this address.
     Unknown(Ipv6Addr),
 }
@@ -106,19 +119,20 @@ impl Node {
         let (peer, leaf) = match entry.origin {
             Origin::Peer => (Some(&*entry.name), None),
             Origin::Stock | Origin::Added => (None, Some(&*entry.name)),
-            Origin::Allowed | Origin::Stranger => (None, None),
+            Origin::Allowed | Origin::Member | Origin::Stranger | Origin::Guest => (None, None),
         };
+        let member = self.member(key);
         Subject {
             key: Some(key.as_bytes()),
             peer,
             leaf,
             workload: None,
-            member: None,
-            tags: Vec::new(),
-            standing: match entry.origin {
-                Origin::Peer | Origin::Allowed | Origin::Stock | Origin::Added => Standing::Member,
-                Origin::Stranger => Standing::Stranger,
+            standing: if member.is_some() || entry.origin.is_named() {
+                Standing::Member
+            } else {
+                Standing::Stranger
             },
+            ..as_member(member)
         }
     }
 
@@ -288,9 +302,10 @@ impl Node {
         let own = self.identity.node().address();
         let source = match asker {
             Asker::Own => own,
-            Asker::Peer(_, _, source) | Asker::Workload(_, source) | Asker::Unknown(source) => {
-                source
-            }
+            Asker::Peer(_, _, source)
+            | Asker::Workload(_, source)
+            | Asker::Member(_, source)
+            | Asker::Unknown(source) => source,
         };
         let answer = |fate, reason: String, nearest| Explain {
             from: from.to_owned(),
@@ -321,9 +336,24 @@ impl Node {
                 );
                 return Ok(answer(Fate::Allowed, reason, None));
             }
-            Asker::Unknown(_) if self.admission == Admission::Listed => {
-                let reason = "it may not open a session: it is not in the configuration".to_owned();
-                return Ok(answer(Fate::Denied, reason, None));
+            Asker::Unknown(_) if !self.admits_everybody() => {
+                let reason = if self.network().is_private() {
+                    "it may not open a session: it is neither a member nor in the configuration"
+                } else {
+                    "it may not open a session: it is not in the configuration"
+                };
+                return Ok(answer(Fate::Denied, reason.to_owned(), None));
+            }
+            Asker::Member(node, _) => {
+                let key = node.public_key();
+                let subject = Subject {
+                    key: Some(key.as_bytes()),
+                    standing: Standing::Member,
+                    ..as_member(self.member(&key))
+                };
+                let prefix = Some(node.prefix());
+                let here = Here { node: self, prefix };
+                self.inbound.explain(&subject, &here, &question)
             }
             Asker::Peer(key, entry, _) => {
                 let subject = self.subject(key, entry);
@@ -394,10 +424,13 @@ impl Node {
             let node = node.map_err(|_| CommandError::NoSuchName(from.to_owned()))?;
             return Ok(Asker::Unknown(node.address()));
         }
-        if let Ok((key, address)) = self.find(from)
-            && let Some((key, entry)) = self.peers.get_key_value(&key)
-        {
-            return Ok(Asker::Peer(key, entry, address));
+        if let Ok((key, address)) = self.find(from) {
+            if let Some((key, entry)) = self.peers.get_key_value(&key) {
+                return Ok(Asker::Peer(key, entry, address));
+            }
+            if let Ok(node) = NodeId::from_public_key(&key) {
+                return Ok(Asker::Member(node, address));
+            }
         }
         match from.parse() {
             Ok(address)

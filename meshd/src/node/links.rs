@@ -562,8 +562,8 @@ impl Node {
             return None;
         }
         // What the configuration names has a place in any case.
-        let is_full = origin == Origin::Stranger && self.links.accepted() >= MAX_ACCEPTED;
-        if of_peer >= MAX_LINKS_OF_PEER || is_full {
+        let is_full = !origin.is_named() && self.links.accepted() >= MAX_ACCEPTED;
+        if of_peer >= MAX_LINKS_OF_PEER || is_full || origin == Origin::Guest {
             return None;
         }
         self.open_link(peer, from, None, tag, now)
@@ -599,6 +599,10 @@ impl Node {
             self.note_link(id, peer, state, now);
         }
         self.choose_path(&peer, now);
+        if before != state && state == NeighbourState::Up {
+            // What was told meanwhile may not have come.
+            self.compare_records(&peer, now);
+        }
         match (before, state) {
             (NeighbourState::Down, NeighbourState::Down) => {}
             (NeighbourState::Down, _) => {

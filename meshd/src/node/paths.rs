@@ -442,6 +442,13 @@ impl Node {
         let own = self.identity.node().link_local();
         let node = self.peers.get(&peer).and_then(|entry| entry.node);
         let signal = node.and_then(|node| Signal::parse(packet, node.link_local(), own));
+        let is_guest = self
+            .peers
+            .get(&peer)
+            .is_some_and(super::peers::Entry::is_guest);
+        if is_guest && !matches!(signal, Some(Signal::Join(_))) {
+            return self.discards.discard(Reason::NoMember, 1);
+        }
         match (signal, from) {
             (Some(Signal::Probe(Probe { id, way })), _) => {
                 // What was sent one way and came another was carried there by somebody else.
@@ -504,6 +511,8 @@ impl Node {
                 self.on_reflected(&peer, from, id, address, now);
             }
             (Some(Signal::Offer(offer)), _) => self.on_offer(peer, &offer, now),
+            (Some(Signal::Records(message)), _) => self.on_records_message(peer, &message, now),
+            (Some(Signal::Join(message)), _) => self.on_join_message(peer, &message, now),
             (Some(Signal::Echo(echo)), Endpoint::Underlay(from)) => {
                 self.on_direct_echo(peer, from, &echo, received, now);
             }

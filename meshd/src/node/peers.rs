@@ -18,9 +18,7 @@ use super::{
     paths::Path,
 };
 use crate::{
-    config::{
-        Admission, HostPort, PeerInbound, PeerSettings, Settings, StockRouting, StockSettings,
-    },
+    config::{HostPort, PeerInbound, PeerSettings, Settings, StockRouting, StockSettings},
     fib::CarrierStats,
     identity::{NodeId, leaf_address},
     inbound::Inbound,
@@ -89,8 +87,12 @@ pub(super) enum Origin {
     Stock,
     /// `meshd wg add`
     Added,
+    /// A member of the network that the node is in.
+    Member,
     /// Nobody named it, and the node is open.
     Stranger,
+    /// It wants to be a member of our network, or we of its: signals about that pass, and nothing else.
+    Guest,
 }
 
 /// A round-trip time, and when it was measured.
@@ -111,6 +113,14 @@ impl Origin {
     pub(super) const fn is_stock(self) -> bool {
         matches!(self, Self::Stock | Self::Added)
     }
+
+    /// Whether it was named here, by the configuration or by a command.
+    pub(super) const fn is_named(self) -> bool {
+        match self {
+            Self::Peer | Self::Allowed | Self::Stock | Self::Added => true,
+            Self::Member | Self::Stranger | Self::Guest => false,
+        }
+    }
 }
 
 /// What dialling begins with: the addresses that need not be resolved.
@@ -123,7 +133,12 @@ fn dials(endpoints: &[HostPort]) -> Vec<Dial> {
 }
 
 impl Entry {
-    fn mesh(name: String, node: NodeId, origin: Origin, endpoints: Vec<HostPort>) -> Self {
+    pub(super) fn mesh(
+        name: String,
+        node: NodeId,
+        origin: Origin,
+        endpoints: Vec<HostPort>,
+    ) -> Self {
         Self {
             name,
             address: node.address(),
@@ -192,6 +207,11 @@ impl Entry {
         }
     }
 
+    /// Whether it is none of us, or we none of them, yet.
+    pub(super) fn is_guest(&self) -> bool {
+        self.origin == Origin::Guest
+    }
+
     /// Whether an endpoint has to be resolved.
     pub(super) fn has_names(&self) -> bool {
         self.endpoints
@@ -252,20 +272,19 @@ impl Node {
         }
         let wanted = self.wanted(settings, added);
         let keys: BTreeSet<PublicKey> = wanted.iter().map(|(key, _)| *key).collect();
-        let keeps = |key: &PublicKey, entry: &Entry| {
-            keys.contains(key)
-                || (entry.origin == Origin::Stranger && settings.admission == Admission::Open)
-        };
-        let gone: Vec<PublicKey> = self
-            .peers
-            .iter()
-            .filter(|(key, entry)| !keeps(key, entry))
-            .map(|(key, _)| *key)
-            .collect();
-        for key in gone {
+        // Who has other grounds may come again.
+        let is_gone =
+            |(key, entry): &(&PublicKey, &Entry)| entry.origin.is_named() && !keys.contains(*key);
+        let gone = self.peers.iter().filter(is_gone);
+        for key in gone.map(|(key, _)| *key).collect::<Vec<_>>() {
             self.remove(&key, now);
         }
+        self.expel(now);
         for (key, entry) in wanted {
+            if self.is_refused(&key) {
+                warn!(peer = %entry.name, "The network has revoked a configured peer: it is left out");
+                continue;
+            }
             let name = entry.name.clone();
             if let Err(error) = self.set_peer(key, entry, now) {
                 warn!(peer = %name, %error, "Peer left out");
@@ -344,7 +363,7 @@ impl Node {
     }
 
     /// Adds a peer, or changes one in place.
-    fn set_peer(
+    pub(super) fn set_peer(
         &mut self,
         key: PublicKey,
         mut entry: Entry,
@@ -461,6 +480,7 @@ impl Node {
         self.device.remove_peer(key);
         self.held.take(key);
         self.acquaintances.forget(key);
+        self.membership.forget(key);
         self.peers.remove(key);
         for task in [Task::Dial(*key), Task::Stranded(*key), Task::Path(*key)] {
             self.agenda.set(task, None);
@@ -475,26 +495,32 @@ impl Node {
         if let Some(session) = self.device.session(&key) {
             return Some(Arc::clone(session));
         }
-        if self.admission == Admission::Listed {
+        let origin = self.grounds(&key)?;
+        self.admit_as(origin, key, now)
+    }
+
+    /// The same for one who calls, and who may also come as a guest with a ticket.
+    pub fn admit_caller(&mut self, key: PublicKey, now: Instant) -> Option<Arc<Session>> {
+        if let Some(session) = self.admit(key, now) {
+            return Some(session);
+        }
+        if self.is_refused(&key) || !self.has_room_for_guest(now) {
             return None;
         }
+        self.admit_as(Origin::Guest, key, now)
+    }
+
+    fn admit_as(&mut self, origin: Origin, key: PublicKey, now: Instant) -> Option<Arc<Session>> {
         let node = NodeId::from_public_key(&key).ok()?;
         if self.strangers().count() >= MAX_STRANGERS
             && let Some(oldest) = self.oldest_stranger()
         {
             self.remove(&oldest, now);
         }
-        let entry = Entry {
-            admitted: Some(now),
-            ..Entry::mesh(
-                node.address().to_string(),
-                node,
-                Origin::Stranger,
-                Vec::new(),
-            )
-        };
+        let entry = self.entry_for(node, origin, now);
         let is_added = self.set_peer(key, entry, now);
         self.stale = true;
+        self.set_membership_timer(now);
         self.drain(now);
         is_added.ok()?;
         self.device.session(&key).map(Arc::clone)
@@ -503,7 +529,7 @@ impl Node {
     fn strangers(&self) -> impl Iterator<Item = (&PublicKey, &Entry)> {
         self.peers
             .iter()
-            .filter(|(_, entry)| entry.origin == Origin::Stranger)
+            .filter(|(_, entry)| !entry.origin.is_named())
     }
 
     /// The stranger that was heard least recently; one whose handshake is still to be answered counts as heard when it was admitted.

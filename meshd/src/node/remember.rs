@@ -58,7 +58,7 @@ impl Node {
         let is_named = |key: &PublicKey| {
             self.peers
                 .get(key)
-                .is_some_and(|entry| entry.origin != Origin::Stranger)
+                .is_some_and(|entry| entry.origin.is_named())
         };
         let mut good = BTreeMap::new();
         for (key, seen) in &self.seen {
@@ -78,7 +78,7 @@ impl Node {
                 continue;
             };
             let straight = session.endpoint().and_then(|endpoint| endpoint.remote());
-            if entry.origin == Origin::Stranger
+            if matches!(entry.origin, Origin::Stranger | Origin::Member)
                 && let Some(heard) = session.counters().last_received
                 && let Some(endpoint) = straight
             {

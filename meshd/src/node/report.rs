@@ -39,6 +39,7 @@ impl Node {
             warnings: self.all_warnings(),
             control: None,
             workloads: self.workloads(now),
+            network: Some(self.network_report(now)).filter(admin::Network::is_shown),
         }
     }
 
@@ -58,9 +59,11 @@ impl Node {
 
     fn report(&self, key: &PublicKey, entry: &Entry, now: Instant) -> Option<admin::Peer> {
         let counters = self.device.session(key)?.counters();
-        if matches!(entry.origin, Origin::Allowed | Origin::Stranger)
-            && counters.last_handshake.is_none()
-        {
+        let may_come = matches!(
+            entry.origin,
+            Origin::Allowed | Origin::Member | Origin::Stranger
+        );
+        if entry.origin == Origin::Guest || may_come && counters.last_handshake.is_none() {
             return None;
         }
         let age = |since: Option<Instant>| {
@@ -122,6 +125,7 @@ impl Node {
             .cloned()
             .chain(alarms)
             .chain(nat)
+            .chain(self.membership_warnings())
             .collect()
     }
 
@@ -253,8 +257,18 @@ impl Node {
                 .find(|(_, entry)| entry.allowed.iter().any(|prefix| prefix.contains(address)));
             owner.map(|(key, _)| (*key, address))
         };
+        let member = || {
+            let by_name = self.roll().named(target);
+            let node = match by_name {
+                Some(key) => self.node_of(key)?,
+                None => self.member_at(target.parse().ok()?)?,
+            };
+            let address = target.parse().unwrap_or(node.address());
+            Some((node.public_key(), address))
+        };
         by_name()
             .or_else(by_address)
+            .or_else(member)
             .ok_or_else(|| CommandError::NoSuchName(target.to_owned()))
     }
 
@@ -296,7 +310,11 @@ impl Node {
                 origin: match entry.origin {
                     Origin::Stock => admin::DeviceOrigin::Config,
                     Origin::Added => admin::DeviceOrigin::Added,
-                    Origin::Peer | Origin::Allowed | Origin::Stranger => return None,
+                    Origin::Peer
+                    | Origin::Allowed
+                    | Origin::Member
+                    | Origin::Stranger
+                    | Origin::Guest => return None,
                 },
                 endpoint: session.endpoint().and_then(|endpoint| endpoint.remote()),
                 last_handshake_s: session.counters().last_handshake.map(since),
@@ -312,7 +330,7 @@ impl Node {
         let named = self
             .peers
             .iter()
-            .filter(|(_, entry)| entry.origin != Origin::Stranger);
+            .filter(|(_, entry)| entry.origin.is_named());
         let seen = |key: &PublicKey| {
             let fresh = || {
                 let session = self.device.session(key)?;

@@ -3,7 +3,10 @@
 use std::{collections::BTreeMap, net::Ipv6Addr, sync::Arc, time::Instant};
 
 use ipnetwork::Ipv6Network;
-use routing::{Event, FibAction, FibOp, Next, RouterId, Transit, Transmit, origin::Owner};
+use routing::{
+    Event, FibAction, FibOp, Next, Router, RouterId, Transit, Transmit,
+    origin::{Own, Owner},
+};
 use tracing::{debug, warn};
 use wireguard::PublicKey;
 
@@ -13,9 +16,10 @@ use super::{
 };
 use crate::{
     admin::{Happening, WarningCode},
-    config::{Admission, Relay, StockRouting},
+    config::{Relay, StockRouting},
     fib::{self, Carrier, Fib, NextHop, Role},
-    identity::NodeId,
+    identity::{NodeId, overlay},
+    network::Network,
     packet,
 };
 
@@ -30,6 +34,23 @@ pub(super) fn owner(node: &NodeId) -> Owner {
 /// What belongs to the holder of an Ed25519 key, if it may be a node: for [`routing::origin::Job::run`].
 pub fn derive(key: &[u8; 32]) -> Option<Owner> {
     NodeId::from_ed25519(*key).ok().map(|node| owner(&node))
+}
+
+/// A router of the node in that network, which is about to get its links. `epoch` is the last that was begun.
+pub(super) fn router(
+    network: &Network,
+    seed: &[u8; 32],
+    owner: Owner,
+    epoch: Option<u32>,
+    rng: &mut fastrand::Rng,
+    now: Instant,
+) -> Router {
+    let prefix = owner.prefix;
+    let own = Own::in_network(network.of_origins(), seed, owner, epoch);
+    let mut router = Router::new(routing::Config::new(overlay()), own, rng.u64(..), now);
+    router.announce(prefix, now);
+    router.await_links(true, now);
+    router
 }
 
 impl Node {
@@ -178,7 +199,11 @@ impl Node {
         if let Some(session) = self.device.owner(destination) {
             return Some(*session.key());
         }
-        if self.admission != Admission::Open || !self.is_routed(destination) {
+        if let Some(member) = self.member_at(destination) {
+            let key = member.public_key();
+            return self.admit(key, now).map(|_| key);
+        }
+        if !self.admits_everybody() || !self.is_routed(destination) {
             return None;
         }
         let mask = u128::from(u64::MAX) << 64;
@@ -247,7 +272,7 @@ impl Node {
         });
         let next_hop = |link| next_hops.get(&link).map(Arc::clone);
         Fib::new(own, carriers, routes)
-            .admitting(self.admission)
+            .admitting(self.admits())
             .relaying(self.relay.mbit)
             .naming(self.directory.clone())
             .probing(self.reach.tokens())
@@ -267,7 +292,9 @@ impl Node {
     /// Whether the packets of a peer for other nodes are forwarded.
     pub(super) fn relays_for(&self, entry: &Entry) -> fib::Relay {
         match (self.relay.relay, entry.origin) {
-            (Relay::Off, _) | (Relay::Members, Origin::Stranger) => fib::Relay::No,
+            (Relay::Off, _) | (Relay::Members, Origin::Stranger) | (_, Origin::Guest) => {
+                fib::Relay::No
+            }
             (Relay::Members | Relay::Open, _) => fib::Relay::Yes,
         }
     }
@@ -275,6 +302,9 @@ impl Node {
     fn role(&self, entry: &Entry) -> Role {
         let relay = self.relays_for(entry);
         match (&entry.node, &entry.routing) {
+            (Some(node), _) if entry.origin == Origin::Guest => Role::Guest {
+                link_local: node.link_local(),
+            },
             (Some(node), _) => Role::Node {
                 address: node.address(),
                 link_local: node.link_local(),

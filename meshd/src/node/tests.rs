@@ -1,6 +1,7 @@
 //! Nodes in one process: datagrams are handed over, time is a variable.
 
 mod found;
+mod members;
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -14,7 +15,7 @@ use wireguard::{Endpoint, Opened, PublicKey, Session, Underlay, Verdict};
 mod inbound;
 mod streams;
 
-use super::{CommandError, Fresh, Node, Output, Pong, Seen, derive};
+use super::{CommandError, Fresh, JoinFailure, Joined, Kept, Node, Output, Pong, Seen, derive};
 use crate::{
     config::Source,
     discard::{Discards, Reason},
@@ -38,6 +39,7 @@ struct Host {
     streams: Vec<crate::stream::Command>,
     pongs: Vec<Pong>,
     lookups: Vec<[u8; 8]>,
+    joined: Vec<Result<Joined, JoinFailure>>,
 }
 
 impl Host {
@@ -57,6 +59,7 @@ impl Host {
             token: *b"test-tok",
             epoch: None,
             discards: Arc::clone(&discards),
+            kept: Kept::default(),
         };
         let mut host = Self {
             node: Node::new(&settings(n, configuration), fresh, now),
@@ -70,6 +73,7 @@ impl Host {
             streams: Vec::new(),
             pongs: Vec::new(),
             lookups: Vec::new(),
+            joined: Vec::new(),
         };
         host.drain(now);
         host
@@ -97,6 +101,13 @@ impl Host {
                 }
                 Output::Lookup { prefix } => self.lookups.push(prefix),
                 Output::Remember { .. } => {}
+                Output::Keep => {
+                    let kept = self.node.to_be_kept();
+                    let of = kept.map(|(network, _, revision)| (network, revision));
+                    self.node.handle_kept(of, true, now);
+                }
+                Output::Knock(_) | Output::Ask { .. } | Output::Answer { .. } => {}
+                Output::Joined(ended) => self.joined.push(ended),
                 Output::Traced { .. } => {}
                 Output::Pong(pong) => self.pongs.push(pong),
             }
@@ -140,7 +151,11 @@ impl Host {
         let mut packets = Vec::new();
         match wireguard::Message::of(datagram) {
             Some(wireguard::Message::Data { receiver, .. }) => {
-                let session = Arc::clone(&self.fib().receiver(receiver).unwrap().session);
+                let Some(carrier) = self.fib().receiver(receiver) else {
+                    self.discards.discard(Reason::UnknownReceiver, 1);
+                    return Vec::new();
+                };
+                let session = Arc::clone(&carrier.session);
                 let mut batch = session.lock(now);
                 if let Opened::Packet { verdict, packet } =
                     batch.open(from, &mut copy, &mut out).unwrap()
@@ -164,7 +179,7 @@ impl Host {
         let read = handshake::read(&reader, fib, datagram, Strangers::Welcome, now);
         let (author, session) = match read {
             Ok((author, Whose::Peer(session))) => (author, Some(Arc::clone(session))),
-            Ok((author, Whose::Stranger(key))) => (author, self.node.admit(key, now)),
+            Ok((author, Whose::Stranger(key))) => (author, self.node.admit_caller(key, now)),
             Err(error) => return self.discards.discard(handshake::reason(error), 1),
         };
         let Some(session) = session else {

@@ -683,6 +683,8 @@ impl Net {
                 Request::Lookup { .. } | Request::Introduce { .. } => {}
                 // There are no workloads.
                 Request::RememberWorkloads | Request::RemoveDevice(_) => {}
+                // Nor a private network.
+                Request::Keep | Request::Plane(_) => {}
             }
         }
         let outcomes = self.machines[machine].jobs();

@@ -1,7 +1,7 @@
 //! What verification costs is done apart from the router: a job is plain data, and whoever has time runs it.
 
 use super::chain::{Anchor, Best, Chain, Element, Scale};
-use super::record::Record;
+use super::record::{Network, Record};
 use super::{Owner, Refusal};
 use crate::types::RouterId;
 
@@ -19,7 +19,7 @@ impl Job {
     pub fn router_id(&self) -> RouterId {
         match self {
             Self::Proof(job) => job.chain.router_id,
-            Self::Record(job) => job.0.router_id,
+            Self::Record(job) => job.record.router_id,
         }
     }
 
@@ -41,7 +41,7 @@ impl Job {
     pub fn trust(&self, derive: impl Fn(&[u8; 32]) -> Option<Owner>) -> Outcome {
         match self {
             Self::Proof(job) => job.decide(true),
-            Self::Record(job) => job.decide(derive, |_| true),
+            Self::Record(job) => job.decide(derive, |_, _| true),
         }
     }
 }
@@ -80,26 +80,29 @@ impl ProofJob {
 
 /// See [`Job::Record`].
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RecordJob(pub(super) Box<Record>);
+pub struct RecordJob {
+    pub(super) record: Box<Record>,
+    pub(super) network: Network,
+}
 
 impl RecordJob {
     /// The record in question.
     pub fn record(&self) -> &Record {
-        &self.0
+        &self.record
     }
 
     fn decide(
         &self,
         derive: impl Fn(&[u8; 32]) -> Option<Owner>,
-        signed: impl Fn(&Record) -> bool,
+        signed: impl Fn(&Record, &Network) -> bool,
     ) -> Outcome {
-        let record = &self.0;
+        let record = &self.record;
         let refuse = |why| Outcome::Refused {
             router_id: record.router_id,
             epoch: record.epoch,
             why,
         };
-        if !signed(record) {
+        if !signed(record, &self.network) {
             return refuse(Refusal::Signature);
         }
         match derive(&record.key) {
@@ -107,6 +110,7 @@ impl RecordJob {
             Some(owner) if owner.router_id != record.router_id => refuse(Refusal::RouterId),
             Some(owner) => Outcome::Record(Certified {
                 record: record.clone(),
+                network: self.network.clone(),
                 owner,
             }),
         }
@@ -150,5 +154,6 @@ pub struct Proven(pub(super) ProofJob);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Certified {
     pub(super) record: Box<Record>,
+    pub(super) network: Network,
     pub(super) owner: Owner,
 }

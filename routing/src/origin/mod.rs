@@ -85,7 +85,7 @@ pub use chain::{ELEMENT_LEN, Element, Scale};
 pub use job::{Certified, Job, Outcome, ProofJob, Proven, RecordJob};
 pub use origins::Origins;
 pub use own::Own;
-pub use record::{Record, RecordError};
+pub use record::{Network, Record, RecordError};
 
 use crate::types::{Metric, RouterId, Seqno};
 use crate::wire::PROOF_LEN;

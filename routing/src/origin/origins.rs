@@ -115,7 +115,12 @@ impl Origins {
 
     /// Judges a record that somebody sent. It costs no cryptography.
     pub fn offered(&self, record: Record) -> Offer {
-        let check = |record| Offer::Check(Job::Record(RecordJob(Box::new(record))));
+        let check = |record| {
+            Offer::Check(Job::Record(RecordJob {
+                record: Box::new(record),
+                network: self.own.network().clone(),
+            }))
+        };
         let Some(origin) = self.known.get(&record.router_id) else {
             return if self.known.len() < self.capacity {
                 check(record)
@@ -258,7 +263,16 @@ impl Origins {
         })
     }
 
-    fn learn_record(&mut self, Certified { record, owner }: Certified) -> Learned {
+    fn learn_record(&mut self, certified: Certified) -> Learned {
+        let Certified {
+            record,
+            network,
+            owner,
+        } = certified;
+        if network != *self.own.network() {
+            // It was asked before we went to another network.
+            return Learned::Nothing;
+        }
         let router_id = record.router_id;
         if router_id == self.own.owner().router_id {
             return self.learn_own_record(&record);

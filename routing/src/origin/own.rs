@@ -5,7 +5,7 @@ use std::fmt;
 use ed25519_dalek::SigningKey;
 
 use super::chain::{Chain, Element, Scale};
-use super::record::Record;
+use super::record::{Network, Record};
 use super::{Bump, Overtaken, Owner};
 use crate::types::Seqno;
 
@@ -13,11 +13,12 @@ use crate::types::Seqno;
 /// snapshot needs one, or a few where the mesh was parted; a key in use twice needs one more whenever the other has answered.
 const MAX_SUCCESSIONS: u32 = 3;
 
-/// Our side of the origin proof. All of an epoch follows from the seed, the epoch and this release, so that an epoch which is begun
+/// Our side of the origin proof. All of an epoch follows from the seed, the network, the epoch and this release, so that an epoch which is begun
 /// twice, because the memory of the first time was lost, is the same epoch. Its seqnos follow from it as well: the base is the
 /// epoch times the number of seqnos in one, modulo 2^16.
 pub struct Own {
     signing: SigningKey,
+    network: Network,
     owner: Owner,
     record: Record,
     /// Our seqno, counted from the record's base.
@@ -29,18 +30,29 @@ pub struct Own {
 
 impl Own {
     /// Begins the epoch after `last`, the one that the caller last kept for the run before (none: there was no run before, or nobody
-    /// remembers it). `owner` is what belongs to the seed's public key.
+    /// remembers it), in the network of everybody. `owner` is what belongs to the seed's public key.
     pub fn new(seed: &[u8; 32], owner: Owner, last: Option<u32>) -> Self {
+        Self::in_network(Network::default(), seed, owner, last)
+    }
+
+    /// The same, in that network.
+    pub fn in_network(network: Network, seed: &[u8; 32], owner: Owner, last: Option<u32>) -> Self {
         let signing = SigningKey::from_bytes(seed);
         let newest = last.map_or(1, |last| last.saturating_add(1));
         Self {
-            record: record(&signing, &owner, newest),
+            record: record(&signing, &network, &owner, newest),
             signing,
+            network,
             owner,
             place: 0,
             newest,
             successions: 0,
         }
+    }
+
+    /// The network that we are in.
+    pub fn network(&self) -> &Network {
+        &self.network
     }
 
     /// Who we are.
@@ -87,7 +99,7 @@ impl Own {
             return Bump::Exhausted;
         };
         self.newest = next;
-        self.record = record(&self.signing, &self.owner, next);
+        self.record = record(&self.signing, &self.network, &self.owner, next);
         self.place = 0;
         Bump::Epoch
     }
@@ -127,7 +139,7 @@ impl fmt::Debug for Own {
 }
 
 /// The record of an epoch: eight chains of 683 steps and a signature, about half a millisecond.
-fn record(signing: &SigningKey, owner: &Owner, epoch: u32) -> Record {
+fn record(signing: &SigningKey, network: &Network, owner: &Owner, epoch: u32) -> Record {
     const SEQNOS: u16 = Record::MAX_SEQNOS as u16;
     let base = Seqno((epoch as u16).wrapping_mul(SEQNOS));
     let anchors = (0..SEQNOS)
@@ -140,5 +152,13 @@ fn record(signing: &SigningKey, owner: &Owner, epoch: u32) -> Record {
             chain.anchor(chain.start(signing.as_bytes()), Scale::OURS)
         })
         .collect();
-    Record::sign(signing, owner.router_id, epoch, base, Scale::OURS, anchors)
+    Record::sign(
+        signing,
+        network,
+        owner.router_id,
+        epoch,
+        base,
+        Scale::OURS,
+        anchors,
+    )
 }

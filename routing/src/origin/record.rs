@@ -1,5 +1,7 @@
 //! Origin records: what an origin signs once an epoch.
 
+use std::sync::Arc;
+
 use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
 
 use super::chain::{ANCHOR_LEN, Anchor, Chain, Scale};
@@ -7,12 +9,35 @@ use crate::types::{RouterId, Seqno};
 
 /// The version of the records made here. Records of another version are not understood at all.
 const VERSION: u8 = 1;
-/// What is signed begins with this, so that no other signature of the key is one of a record: the purpose and its version, then
-/// the network's id after its length.
-const DOMAIN: &[u8] = b"meshd origin record v1\x04open";
+/// What is signed begins with this, so that no other signature of the key is one of a record: the purpose and its version. The
+/// network's id follows, after its length.
+const DOMAIN: &[u8] = b"meshd origin record v1";
 
 const KEY_LEN: usize = 32;
 const SIGNATURE_LEN: usize = 64;
+
+/// The network that records are signed for: those of one are none in another.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Network(Arc<str>);
+
+impl Network {
+    /// Longest id of a network, in bytes.
+    pub const MAX_LEN: usize = 64;
+
+    /// The network with this id; nothing if it is empty or longer than [`Self::MAX_LEN`].
+    pub fn new(id: &str) -> Option<Self> {
+        (1..=Self::MAX_LEN)
+            .contains(&id.len())
+            .then(|| Self(id.into()))
+    }
+}
+
+impl Default for Network {
+    /// The one of everybody who is in no other: `open`.
+    fn default() -> Self {
+        Self("open".into())
+    }
+}
 
 /// A signed origin record, one per epoch: binds the ends of the epoch's chains to a key. Decoding one says nothing about its
 /// signature; [`super::Job::run`] does.
@@ -39,6 +64,7 @@ impl Record {
     /// A record in the layout of this release, signed.
     pub(super) fn sign(
         signing: &SigningKey,
+        network: &Network,
         router_id: RouterId,
         epoch: u32,
         base: Seqno,
@@ -56,7 +82,7 @@ impl Record {
             later: Vec::new(),
             signature: [0; SIGNATURE_LEN],
         };
-        record.signature = signing.sign(&record.signed()).to_bytes();
+        record.signature = signing.sign(&record.signed(network)).to_bytes();
         record
     }
 
@@ -167,18 +193,21 @@ impl Record {
             && next.base.since(self.base) >= self.seqnos() as i16
     }
 
-    /// Whether the holder of the key signed it, by the rules that leave one signature to one record and key: no point of small
+    /// Whether the holder of the key signed it for that network, by the rules that leave one signature to one record and key: no point of small
     /// order, no number that is not reduced.
-    pub(super) fn is_signed(&self) -> bool {
+    pub(super) fn is_signed(&self, network: &Network) -> bool {
         VerifyingKey::from_bytes(&self.key).is_ok_and(|key| {
-            key.verify_strict(&self.signed(), &Signature::from_bytes(&self.signature))
-                .is_ok()
+            key.verify_strict(
+                &self.signed(network),
+                &Signature::from_bytes(&self.signature),
+            )
+            .is_ok()
         })
     }
 
     /// What the signature is over.
-    pub(super) fn signed(&self) -> Vec<u8> {
-        [DOMAIN, &self.body()].concat()
+    pub(super) fn signed(&self, Network(id): &Network) -> Vec<u8> {
+        [DOMAIN, &[id.len() as u8], id.as_bytes(), &self.body()].concat()
     }
 
     fn body(&self) -> Vec<u8> {

@@ -128,7 +128,15 @@ fn made_record(epoch: u32, base: u16, scale: Scale, seqnos: u16) -> Record {
             chain.anchor(chain.start(&seed(1)), scale)
         })
         .collect();
-    Record::sign(&signing(1), id(1), epoch, Seqno(base), scale, anchors)
+    Record::sign(
+        &signing(1),
+        &Network::default(),
+        id(1),
+        epoch,
+        Seqno(base),
+        scale,
+        anchors,
+    )
 }
 
 fn chain(epoch: u32, seqno: Seqno) -> Chain {
@@ -450,7 +458,7 @@ fn the_published_vectors_hold() {
         let lines: Vec<String> = vector.iter().map(|(k, v)| format!("{k} = {v}")).collect();
         assert_eq!(lines, views, "{}", views.join("\n"));
         assert_eq!(hex(record.key()), of_identity("ed25519 public key"));
-        assert!(record.is_signed());
+        assert!(record.is_signed(&Network::default()));
     }
     assert_eq!(published.len(), 2);
 }
@@ -631,7 +639,9 @@ fn later_record() -> Record {
         later: b"later".to_vec(),
         ..made_record(3, 24, Scale::new(48, 700).unwrap(), 2)
     };
-    record.signature = signing(1).sign(&record.signed()).to_bytes();
+    record.signature = signing(1)
+        .sign(&record.signed(&Network::default()))
+        .to_bytes();
     record
 }
 
@@ -685,7 +695,8 @@ fn a_key_of_small_order_signs_nothing() {
     let key = VerifyingKey::from_bytes(&NEUTRAL).unwrap();
     let signature = Signature::from_bytes(&record.signature);
     assert!(
-        key.verify(&record.signed(), &signature).is_ok(),
+        key.verify(&record.signed(&Network::default()), &signature)
+            .is_ok(),
         "a lenient verifier takes it"
     );
     assert_eq!(
@@ -718,13 +729,47 @@ fn a_signature_has_no_second_form() {
 #[test]
 fn what_is_signed_for_another_purpose_is_no_record() {
     let mut record = made_record(1, 8, Scale::OURS, 8);
-    let signed = record.signed();
+    let signed = record.signed(&Network::default());
     for other in [&signed[1..], &signed[27..]] {
         record.signature = signing(1).sign(other).to_bytes();
-        assert!(!record.is_signed());
+        assert!(!record.is_signed(&Network::default()));
     }
     record.signature = signing(1).sign(&signed).to_bytes();
-    assert!(record.is_signed());
+    assert!(record.is_signed(&Network::default()));
+}
+
+#[test]
+fn a_record_of_another_network_is_no_record() {
+    let private = Network::new("2f8c").unwrap();
+    let theirs = Own::in_network(private.clone(), &seed(1), owner(1), None);
+    assert!(theirs.record().is_signed(&private));
+    let mut ours = node(2, None);
+    let Offer::Check(job) = ours.offered(theirs.record().clone()) else {
+        panic!("a record that is not known is checked");
+    };
+    let outcome = job.run(derive);
+    assert!(matches!(
+        outcome,
+        Outcome::Refused {
+            why: Refusal::Signature,
+            ..
+        }
+    ));
+    assert!(matches!(ours.learn(outcome), Learned::Refused(_)));
+
+    // One that was found to be genuine in the network that we were in before is of no use in this one.
+    let before = check_record(&node(2, None), node(1, None).own().record().clone());
+    let own = Own::in_network(private, &seed(2), owner(2), None);
+    let mut moved = Origins::new(own, 16);
+    assert_eq!(moved.learn(before.run(derive)), Learned::Nothing);
+    assert_eq!(moved.count(), 1);
+}
+
+#[test]
+fn the_id_of_a_network_has_a_length() {
+    assert_eq!(Network::new(""), None);
+    assert!(Network::new(&"x".repeat(Network::MAX_LEN)).is_some());
+    assert_eq!(Network::new(&"x".repeat(Network::MAX_LEN + 1)), None);
 }
 
 #[test]
@@ -891,7 +936,15 @@ fn what_a_job_proves_is_dropped_if_its_epoch_has_gone_meanwhile() {
 fn other_record(epoch: u32) -> Record {
     let anchors = vec![Anchor([epoch as u8; 16]); 8];
     let base = Seqno((epoch * 8) as u16);
-    Record::sign(&signing(1), id(1), epoch, base, Scale::OURS, anchors)
+    Record::sign(
+        &signing(1),
+        &Network::default(),
+        id(1),
+        epoch,
+        base,
+        Scale::OURS,
+        anchors,
+    )
 }
 
 #[test]
@@ -986,6 +1039,7 @@ fn a_conflict_about_the_older_epoch_leaves_the_newest() {
     take_record(&mut victim, origin.own().record());
     let third = Record::sign(
         &signing(1),
+        &Network::default(),
         id(1),
         1,
         Seqno(8),
@@ -1200,7 +1254,15 @@ fn of_the_origins_in_conflict_only_some_outlive_their_routes() {
         let own = Own::new(&seed(n), owner(n), None);
         take_record(&mut victim, own.record());
         let anchors = vec![Anchor([0; 16]); 8];
-        let other = Record::sign(&signing(n), id(n), 1, Seqno(8), Scale::OURS, anchors);
+        let other = Record::sign(
+            &signing(n),
+            &Network::default(),
+            id(n),
+            1,
+            Seqno(8),
+            Scale::OURS,
+            anchors,
+        );
         assert!(matches!(
             take_record(&mut victim, &other),
             Learned::Conflict(_)
@@ -1230,6 +1292,7 @@ fn a_second_key_with_the_same_prefix_or_router_id_is_refused() {
 
     let thief = Record::sign(
         &signing(3),
+        &Network::default(),
         id(1),
         9,
         Seqno(0),

@@ -119,7 +119,7 @@ impl Worker<'_> {
             let Some(peer) = key.peer() else {
                 continue;
             };
-            if wanted.at > now || self.swarm.is_connected(&peer) {
+            if wanted.at > now || self.swarm.behaviour().fence.is_connected(&peer) {
                 continue;
             }
             let jitter = wanted.wait.mul_f64(fastrand::f64() / 4.0);
@@ -177,10 +177,10 @@ impl Worker<'_> {
                 continue;
             };
             let is_near = self.rules.read(|rules| rules.is_shared(at.ip()));
-            if !is_near || self.swarm.is_connected(&peer) {
+            if !is_near || self.is_connected(&peer) {
                 continue;
             }
-            if self.swarm.behaviour().admission.check(&peer).is_ok() {
+            if self.swarm.behaviour().fence.admission.check(&peer).is_ok() {
                 self.calls.wait(peer, address);
             }
         }

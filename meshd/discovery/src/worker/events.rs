@@ -11,10 +11,10 @@ use libp2p::{
 };
 use tracing::debug;
 
-use super::{Connection, Worker};
+use super::{Connection, Worker, protocols};
 use crate::{
     Contact, Event, Found, How, NodeKey,
-    behaviour::{BehaviourEvent, protocol, version},
+    behaviour::{BehaviourEvent, ProtocolsEvent, protocol, version},
     contact::{is_circuit, split},
     door::Dht,
     exchange::Whereabouts,
@@ -33,24 +33,33 @@ impl Worker<'_> {
     )]
     pub(super) fn on_event(&mut self, event: SwarmEvent<BehaviourEvent>) {
         match event {
-            SwarmEvent::Behaviour(event) => self.on_behaviour_event(event),
+            SwarmEvent::Behaviour(BehaviourEvent::Fence(event)) => self.on_protocol_event(event),
+            SwarmEvent::Behaviour(BehaviourEvent::Join(event)) => self.on_join(event),
             SwarmEvent::ConnectionEstablished {
                 peer_id,
                 connection_id,
                 endpoint,
                 ..
-            } => self.on_connected(peer_id, connection_id, &endpoint),
+            } => {
+                if self.swarm.behaviour().fence.is_guest(&connection_id) {
+                    self.on_guest(peer_id, connection_id, &endpoint);
+                } else {
+                    self.on_connected(peer_id, connection_id, &endpoint);
+                }
+            }
             SwarmEvent::ConnectionClosed {
                 peer_id,
                 connection_id,
-                num_established,
                 ..
-            } => self.on_closed(&peer_id, &connection_id, num_established),
+            } => self.on_closed(&peer_id, &connection_id),
             SwarmEvent::OutgoingConnectionError {
-                peer_id: Some(peer),
+                peer_id,
+                connection_id,
                 error,
-                ..
-            } => debug!(%peer, error = %super::causes(&error), "Dial failed"),
+            } => {
+                debug!(?peer_id, error = %super::causes(&error), "Dial failed");
+                self.on_no_guest(&connection_id, &error);
+            }
             SwarmEvent::NewListenAddr {
                 listener_id,
                 address,
@@ -69,26 +78,26 @@ impl Worker<'_> {
         clippy::wildcard_enum_match_arm,
         reason = "most of what libp2p reports is for logs, and it logs it itself"
     )]
-    fn on_behaviour_event(&mut self, event: BehaviourEvent) {
+    fn on_protocol_event(&mut self, event: ProtocolsEvent) {
         match event {
-            BehaviourEvent::Identify(identify::Event::Received {
+            ProtocolsEvent::Identify(identify::Event::Received {
                 peer_id,
                 connection_id,
                 info,
             }) => self.on_identified(peer_id, connection_id, &info),
-            BehaviourEvent::Kad(event) => self.on_kad(event),
-            BehaviourEvent::Mdns(mdns::Event::Discovered(found)) => self.on_lan(found),
-            BehaviourEvent::Circuit(relay::client::Event::ReservationReqAccepted {
+            ProtocolsEvent::Kad(event) => self.on_kad(event),
+            ProtocolsEvent::Mdns(mdns::Event::Discovered(found)) => self.on_lan(found),
+            ProtocolsEvent::Circuit(relay::client::Event::ReservationReqAccepted {
                 relay_peer_id,
                 ..
             }) => self.on_reserved(&relay_peer_id),
-            BehaviourEvent::Reach(autonat::v2::client::Event {
+            ProtocolsEvent::Reach(autonat::v2::client::Event {
                 tested_addr,
                 result,
                 ..
             }) => debug!(address = %tested_addr, reached = result.is_ok(), "Reachability tested"),
-            BehaviourEvent::Endpoints(event) => self.on_endpoints(event),
-            BehaviourEvent::Introductions(event) => self.on_introductions(event),
+            ProtocolsEvent::Endpoints(event) => self.on_endpoints(event),
+            ProtocolsEvent::Introductions(event) => self.on_introductions(event),
             _ => {}
         }
     }
@@ -108,9 +117,11 @@ impl Worker<'_> {
         self.send_introductions(&peer);
     }
 
-    fn on_closed(&mut self, peer: &PeerId, id: &ConnectionId, left: u32) {
-        self.connections.remove(id);
-        if left > 0 {
+    fn on_closed(&mut self, peer: &PeerId, id: &ConnectionId) {
+        if self.connections.remove(id).is_none() {
+            return self.on_guest_gone(id);
+        }
+        if self.is_connected(peer) {
             return;
         }
         debug!(%peer, "Disconnected");
@@ -161,7 +172,7 @@ impl Worker<'_> {
 
     /// Puts a node that answers the DHT's questions into the table, if its network has not enough seats there.
     fn seat(&mut self, peer: PeerId, contact: Contact, now: Instant) {
-        let Some(kad) = self.swarm.behaviour_mut().kad.as_mut() else {
+        let Some(kad) = protocols(&mut self.swarm).kad.as_mut() else {
             return;
         };
         let own = kad::KBucketKey::from(self.key.peer().expect("our own key is a point"));
@@ -184,9 +195,9 @@ impl Worker<'_> {
 
     /// Tells a connected node where our WireGuard port is; it answers with where its own is.
     pub(super) fn tell_whereabouts(&mut self, key: &NodeKey) {
-        if let Some(peer) = key.peer().filter(|peer| self.swarm.is_connected(peer)) {
+        if let Some(peer) = key.peer().filter(|peer| self.is_connected(peer)) {
             let message = self.whereabouts.encode();
-            let endpoints = &mut self.swarm.behaviour_mut().endpoints;
+            let endpoints = &mut protocols(&mut self.swarm).endpoints;
             endpoints.send_request(&peer, message);
         }
     }
@@ -203,7 +214,7 @@ impl Worker<'_> {
                         request, channel, ..
                     } => {
                         let answer = self.whereabouts.encode();
-                        let endpoints = &mut self.swarm.behaviour_mut().endpoints;
+                        let endpoints = &mut protocols(&mut self.swarm).endpoints;
                         // The connection may be closed by now.
                         if endpoints.send_response(channel, answer).is_err() {
                             debug!(%peer, "Nobody waits for our endpoints any more");
@@ -258,7 +269,7 @@ impl Worker<'_> {
                     },
                 ..
             } => {
-                let introductions = &mut self.swarm.behaviour_mut().introductions;
+                let introductions = &mut protocols(&mut self.swarm).introductions;
                 if introductions.send_response(channel, vec![0]).is_err() {
                     debug!(%peer, "Nobody waits for an answer any more");
                 }
@@ -294,7 +305,7 @@ impl Worker<'_> {
                     debug!(%error, "Nobody keeps our record");
                     self.publisher.on_failure(Instant::now());
                 }
-                let Some(kad) = self.swarm.behaviour_mut().kad.as_mut() else {
+                let Some(kad) = protocols(&mut self.swarm).kad.as_mut() else {
                     return;
                 };
                 let (network, derive) = (&self.settings.network, self.settings.derive);
@@ -317,7 +328,7 @@ impl Worker<'_> {
                 // Who comes through a relay of no known address is of the one party that has none.
                 let party = party.or_else(|| "::/0".parse().ok());
                 let (network, derive) = (&self.settings.network, self.settings.derive);
-                if let Some(kad) = self.swarm.behaviour_mut().kad.as_mut() {
+                if let Some(kad) = protocols(&mut self.swarm).kad.as_mut() {
                     let kept = kad.store_mut().keep(record, network, derive, party);
                     if let Err(why) = kept {
                         debug!(from = %source, %why, "A record is not kept");
@@ -394,7 +405,7 @@ impl Worker<'_> {
             return;
         }
         let is_reachable = !self.confirmed.is_empty();
-        let behaviour = self.swarm.behaviour_mut();
+        let behaviour = protocols(&mut self.swarm);
         if let Some(kad) = behaviour.kad.as_mut() {
             kad.set_mode(Some(if is_reachable {
                 kad::Mode::Server

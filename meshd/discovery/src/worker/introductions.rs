@@ -8,7 +8,7 @@ use std::{
 use libp2p::{Multiaddr, PeerId, multiaddr::Protocol};
 use tracing::debug;
 
-use super::{Worker, anchors::circuit, calls::Port};
+use super::{Worker, anchors::circuit, calls::Port, protocols};
 use crate::{
     Contact, Event, NodeKey, exchange::MAX_MESSAGE, record::MAX_ANCHORS, supervisor::tell,
 };
@@ -103,8 +103,8 @@ impl Worker<'_> {
             debug!(length = message.len(), "No introduction");
             return;
         }
-        if self.swarm.is_connected(&peer) {
-            let introductions = &mut self.swarm.behaviour_mut().introductions;
+        if self.is_connected(&peer) {
+            let introductions = &mut protocols(&mut self.swarm).introductions;
             introductions.send_request(&peer, message);
             return;
         }
@@ -130,7 +130,7 @@ impl Worker<'_> {
     /// Sends what waited for this connection.
     pub(super) fn send_introductions(&mut self, to: &PeerId) {
         for message in self.introductions.take(to) {
-            let introductions = &mut self.swarm.behaviour_mut().introductions;
+            let introductions = &mut protocols(&mut self.swarm).introductions;
             introductions.send_request(to, message);
         }
     }

@@ -10,7 +10,7 @@ mod poisoned;
 
 use std::{collections::BTreeSet, net::SocketAddr, time::Duration};
 
-use discovery::{Admitted, Command, Dht, Event, Settings};
+use discovery::{Admitted, AtDoor, Command, Dht, Event, MAX_JOIN, Settings};
 
 use self::plane::Plane;
 
@@ -51,6 +51,7 @@ async fn who_is_not_listed_gets_nothing() {
     a.tell(Command::Admit(Admitted {
         listed: BTreeSet::from([c.key]),
         open: false,
+        guests: false,
     }));
     a.whereabouts(7001);
     b.connect(&a);
@@ -86,6 +87,88 @@ async fn nodes_of_another_network_part_at_once() {
         .await;
     a.until_status("a has one peer", |status| status.peers == 1)
         .await;
+}
+
+#[tokio::test]
+async fn a_node_that_goes_to_another_network_is_found_there() {
+    let mut a = Plane::start(1, |_| {}).listening().await;
+    let other = |settings: &mut Settings| settings.network = "other".to_owned();
+    let mut b = Plane::start(2, other).listening().await;
+    a.whereabouts(7001);
+    let before = a.status.listening.clone();
+    a.tell(Command::Network("other".to_owned()));
+    a.until_status("a listens again", |status| !status.listening.is_empty())
+        .await;
+    assert_eq!(a.status.listening, before, "where it did before");
+    assert_eq!(a.status.restarts, 0);
+    b.connect(&a);
+    b.found("b hears of a", a.key).await;
+}
+
+/// What is news at a door.
+async fn at_door(plane: &mut Plane, what: &str) -> AtDoor {
+    plane
+        .until(what, |event| match event {
+            Event::Door { what, .. } => Some(what.clone()),
+            _ => None,
+        })
+        .await
+}
+
+#[tokio::test]
+async fn a_guest_may_ask_and_nothing_else() {
+    let mut a = Plane::start(1, |_| {}).listening().await;
+    let mut b = Plane::start(2, |_| {}).listening().await;
+    let only_guests = Admitted {
+        guests: true,
+        ..Admitted::default()
+    };
+    a.tell(Command::Admit(only_guests));
+    a.whereabouts(7001);
+    let door = a.status.doors[0];
+    b.tell(Command::Knock(door));
+    assert_eq!(at_door(&mut b, "a answers").await, AtDoor::Open(a.key));
+    b.tell(Command::Ask {
+        at: door,
+        message: vec![7; MAX_JOIN],
+    });
+    let number = a
+        .until("a is asked", |event| match event {
+            Event::Asked {
+                number,
+                from,
+                message,
+            } => {
+                assert_eq!((*from, message.len()), (b.key, MAX_JOIN));
+                Some(*number)
+            }
+            Event::Found(_) => panic!("a guest has no endpoints"),
+            _ => None,
+        })
+        .await;
+    a.tell(Command::Answer {
+        number,
+        message: Some(b"welcome".to_vec()),
+    });
+    let AtDoor::Answer { message, endpoints } = at_door(&mut b, "b is answered").await else {
+        panic!("no answer");
+    };
+    assert_eq!(message, b"welcome");
+    assert_eq!(endpoints[0], at("127.0.0.1:7001"));
+    assert_eq!(a.status.peers, 0, "a guest is no peer");
+    // Without guests there is no door.
+    a.tell(Command::Admit(Admitted::default()));
+    a.tell(Command::Whereabouts(Whereabouts::default()));
+    let mut c = Plane::start(3, |_| {}).listening().await;
+    c.tell(Command::Knock(door));
+    let closed = loop {
+        match at_door(&mut c, "c hears of a").await {
+            AtDoor::Closed(why) => break why,
+            AtDoor::Open(_) => {}
+            AtDoor::Answer { .. } => panic!("an answer to no question"),
+        }
+    };
+    assert!(!closed.is_empty());
 }
 
 #[tokio::test]

@@ -51,6 +51,7 @@ impl Plane {
         plane.tell(Command::Admit(Admitted {
             listed: BTreeSet::new(),
             open: true,
+            guests: false,
         }));
         plane
     }

@@ -44,6 +44,13 @@ pub(super) fn report(source: &Source, detail: Detail) -> Report {
     if let Ok(status) = &status {
         know_running(&mut redactor, status);
     }
+    for member in client.members().iter().flat_map(|members| &members.members) {
+        let who = if member.own { Who::Own } else { Who::Peer };
+        redactor.know(who, member.name.as_deref(), Some(&member.public_key));
+        for tag in &member.tags {
+            redactor.know(Who::Other, Some(tag), None);
+        }
+    }
     for device in devices.iter().flat_map(|devices| &devices.devices) {
         redactor.know(Who::Device, Some(&device.name), Some(&device.public_key));
     }
@@ -117,6 +124,13 @@ fn know_running(redactor: &mut Redactor, status: &Status) {
         redactor.know(Who::Other, Some(&workload.name), None);
         let target = workload.target.parse::<Target>().ok();
         redactor.know(Who::Other, target.as_ref().and_then(Target::name), None);
+    }
+    if let Some(network) = &status.network {
+        redactor.know(Who::Other, Some(&network.id), None);
+        redactor.know(Who::Other, network.name.as_deref(), None);
+        for invite in &network.invites {
+            redactor.know(Who::Other, invite.name.as_deref(), None);
+        }
     }
 }
 
