@@ -128,7 +128,7 @@ mod tests {
         let lost = PingReply {
             seq: 4,
             rtt_ms: None,
-            path: direct.clone(),
+            path: direct,
             blocked_by: None,
         };
         assert_eq!(

@@ -232,9 +232,9 @@ impl Node {
 
     /// A peer says that it does not let something in that we sent.
     pub(super) fn on_prohibited(&mut self, peer: PublicKey, error: &[u8], now: Instant) {
-        let about = match Packet::parse(error).map(|packet| packet.upper) {
-            Ok(Some(Upper::Error(Some(about)))) => about,
-            Ok(_) | Err(_) => return,
+        let upper = Packet::parse(error).ok().and_then(|packet| packet.upper);
+        let Some(Upper::Error(Some(about))) = upper else {
+            return;
         };
         let token = self.pings.token;
         let Some(entry) = self.peers.get_mut(&peer) else {
