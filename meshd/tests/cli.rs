@@ -211,14 +211,21 @@ fn config_check_points_at_the_line() {
 }
 
 #[test]
-fn config_check_warns_of_what_is_not_there_yet() {
+fn config_check_warns_of_what_will_not_work() {
     let site = Site::with_key(0);
-    fs::write(site.path("meshd.toml"), "[dns]\ndomain = \"home\"\n").unwrap();
-    assert_eq!(
-        site.run(&["config", "check"]).ok(),
-        "! NOT-YET dns.domain: not available in this version yet, has no effect\n\
-         DIR/meshd.toml: ok (0 peers, 0 stock devices)\n"
+    let peer = Site::with_key(1).run(&["key", "show", "--json"]).ok();
+    let peer: serde_json::Value = serde_json::from_str(&peer).unwrap();
+    let address = format!(
+        "/ip4/203.0.113.7/tcp/51861/p2p/{}",
+        peer["peer_id"].as_str().unwrap()
     );
+    let text =
+        format!("[control]\nenabled = false\n[[peers]]\nname = \"pi\"\naddress = \"{address}\"\n");
+    fs::write(site.path("meshd.toml"), text).unwrap();
+    let checked = site.run(&["config", "check"]).ok();
+    let (warning, rest) = checked.split_once('\n').unwrap();
+    assert!(warning.starts_with("! NO-ENDPOINT "), "{checked}");
+    assert_eq!(rest, "DIR/meshd.toml: ok (1 peers, 0 stock devices)\n");
     assert!(site.run(&["help", "not-yet"]).ok().starts_with("NOT-YET\n"));
 }
 
