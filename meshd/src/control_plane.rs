@@ -220,9 +220,10 @@ impl ControlPlane {
 
     /// Hands over what the node says about joining. Where there is no control plane, or it is busy, the door is closed.
     pub(crate) async fn hand_over(&self, command: Command, control: &Control) {
-        let at = match &command {
-            Command::Knock(at) | Command::Ask { at, .. } => Some(*at),
-            _ => None,
+        let at = if let Command::Knock(at) | Command::Ask { at, .. } = &command {
+            Some(*at)
+        } else {
+            None
         };
         if self.send(command) {
             return;

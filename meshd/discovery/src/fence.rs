@@ -164,6 +164,10 @@ impl<B: NetworkBehaviour> NetworkBehaviour for Fence<B> {
         Ok(Either::Left(handler))
     }
 
+    #[expect(
+        clippy::wildcard_enum_match_arm,
+        reason = "whatever is not about a connection is for the behaviours inside"
+    )]
     fn on_swarm_event(&mut self, event: FromSwarm<'_>) {
         match event {
             FromSwarm::ConnectionEstablished(established) => {

@@ -93,7 +93,7 @@ fn read(from: Option<&Path>) -> Result<Zeroizing<String>, Failure> {
             File::open(path).and_then(|file| file.take(MAX_TEXT).read_to_string(&mut text))
         }
         None if io::stdin().is_terminal() => {
-            eprint!("ticket: ");
+            io::stderr().write_all(b"ticket: ").ok();
             io::stdin().lock().take(MAX_TEXT).read_line(&mut text)
         }
         None => io::stdin().take(MAX_TEXT).read_to_string(&mut text),

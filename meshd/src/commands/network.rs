@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use super::failure::Failure;
 use super::members::standing;
 use super::table::{Table, duration};
-use crate::admin::{CreateNetwork, Network};
+use crate::admin::{CreateNetwork, MemberStanding, Network};
 use crate::cli::{self, Global};
 
 pub(super) fn run(
@@ -59,9 +59,10 @@ pub(super) fn leave(global: &Global, out: &mut impl Write) -> Result<(), Failure
 /// ```
 fn print(network: &Network, out: &mut impl Write) -> io::Result<()> {
     if !network.private {
-        let waits = match network.standing {
-            crate::admin::MemberStanding::Pending => "; waits for an admin of a private one",
-            _ => "",
+        let waits = if network.standing == MemberStanding::Pending {
+            "; waits for an admin of a private one"
+        } else {
+            ""
         };
         return writeln!(out, "network open{waits}");
     }

@@ -567,9 +567,10 @@ impl Node {
     pub(super) fn entry_for(&self, node: NodeId, origin: Origin, now: Instant) -> Entry {
         Entry {
             admitted: Some(now),
-            allowed: match origin {
-                Origin::Guest => Vec::new(),
-                _ => vec![node.prefix()],
+            allowed: if origin == Origin::Guest {
+                Vec::new()
+            } else {
+                vec![node.prefix()]
             },
             ..Entry::mesh(self.name_for(&node, origin), node, origin, Vec::new())
         }

@@ -263,7 +263,7 @@ impl Node {
                 Some(key) => self.node_of(key)?,
                 None => self.member_at(target.parse().ok()?)?,
             };
-            let address = target.parse().unwrap_or(node.address());
+            let address = target.parse().unwrap_or_else(|_| node.address());
             Some((node.public_key(), address))
         };
         by_name()
