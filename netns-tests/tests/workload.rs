@@ -311,12 +311,16 @@ fn a_member_that_sends_to_the_lan_behind_a_node_gets_nothing() {
         member.ping(at_web)
     });
     let captured = printer.capture(&inside.b.interface);
-    let (own, foreign) = (id_member.address, "600::99".parse().unwrap());
+    let (own, foreign): (_, Ipv6Addr) = (id_member.address, "600::99".parse().unwrap());
+    member.set_address("lo", &format!("{own}/128"));
     for target in [inside.b.v6, "2001:db8:99::1".parse().unwrap()] {
         pings_in_vain(&member, own, target, &node, "outside-destination");
     }
     // With a source that is not its own, neither the node nor the workload hears of it.
-    member.set_address("lo", "600::99/128");
+    member.set_address("lo", &format!("{foreign}/128"));
+    wait_until(secs(5), "the address is there", || {
+        member.try_run(&format!("ping -n -c 1 -W 1 {foreign}"))
+    });
     for target in [at_web, node.address()] {
         pings_in_vain(&member, foreign, target, &node, "outside-source");
     }
