@@ -96,7 +96,7 @@ pub enum Verb {
     },
     /// Say whether somebody may reach something on this node, and which rule decides. Exit code 10: denied
     ///
-    /// It answers for packets that begin something: answers to what this node began always pass. The rules are [inbound] of this node's
+    /// It answers for packets that begin something: answers to what this node began always pass. The rules are those of this node's
     /// configuration; another node's are known there. With --json: `meshd.explain/1` with `from`, `source`, `to`, `destination`, `port`,
     /// `fate` (allowed, denied), `reason`, and `nearest`, the rule that comes nearest to letting it in.
     Explain {
