@@ -226,7 +226,7 @@ fn config_check_warns_of_what_will_not_work() {
     let (warning, rest) = checked.split_once('\n').unwrap();
     assert!(warning.starts_with("! NO-ENDPOINT "), "{checked}");
     assert_eq!(rest, "DIR/meshd.toml: ok (1 peers, 0 stock devices)\n");
-    assert!(site.run(&["help", "not-yet"]).ok().starts_with("NOT-YET\n"));
+    assert!(site.run(&["help", "no-nft"]).ok().starts_with("NO-NFT\n"));
 }
 
 #[test]

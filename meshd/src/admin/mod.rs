@@ -338,8 +338,6 @@ impl Warning {
 /// The codes of warnings. On the wire they are text, so that a client shows codes it does not know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum WarningCode {
-    /// The configuration asks for something that this version cannot do.
-    NotYet,
     /// A peer can only be reached by a way that this version does not have.
     NoEndpoint,
     /// The kernel's packet filter cannot be used.
@@ -390,8 +388,7 @@ pub enum WarningCode {
 
 impl WarningCode {
     /// Every code.
-    pub const ALL: [Self; 24] = [
-        Self::NotYet,
+    pub const ALL: [Self; 23] = [
         Self::NoEndpoint,
         Self::NoNft,
         Self::NoResolved,
@@ -421,10 +418,6 @@ impl WarningCode {
     #[must_use]
     pub fn explanation(self) -> &'static str {
         match self {
-            Self::NotYet => {
-                "The configuration sets something that this version reads and checks but cannot do yet. The daemon runs \
-                 as if the key were not there.\nTo do: remove the key, or keep it and update meshd later."
-            }
             Self::NoEndpoint => {
                 "A peer is configured with a libp2p address only, and [control] enabled = false leaves libp2p out, which would \
                  find where its WireGuard port is. If the peer knows where this node is, it will connect, and everything works.\n\
@@ -562,7 +555,6 @@ impl WarningCode {
 impl fmt::Display for WarningCode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
-            Self::NotYet => "NOT-YET",
             Self::NoEndpoint => "NO-ENDPOINT",
             Self::NoNft => "NO-NFT",
             Self::NoResolved => "NO-RESOLVED",

@@ -210,11 +210,13 @@ impl Visit {
                 || format!("meshd help {}", warning.code),
                 |(_, fix)| fix.to_owned(),
             );
-            let state = match known {
-                Some(WarningCode::NotYet) => State::Note,
-                _ => State::Wrong,
-            };
-            self.note("daemon", state, &warning.code, warning.text.as_str(), fix);
+            self.note(
+                "daemon",
+                State::Wrong,
+                &warning.code,
+                warning.text.as_str(),
+                fix,
+            );
         }
         Some(status)
     }
