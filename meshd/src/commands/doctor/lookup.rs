@@ -22,9 +22,17 @@ const RESOLVED: &str = "/run/systemd/resolve/stub-resolv.conf";
 pub(super) fn examine(visit: &mut Visit, status: &Status, settings: Option<&Settings>) {
     let Some(settings) = settings else { return };
     let node = &status.node;
+    let network = status.network.as_ref();
+    let network = network.and_then(|network| network.name.as_deref());
+    let zone = format!(
+        "{}.{}",
+        network.unwrap_or(NETWORK_LABEL),
+        settings.dns.domain
+    );
+    // By its key, which no network gives another name.
     let name = format!(
-        "{}.{NETWORK_LABEL}.{}",
-        node.name,
+        "{}.id.{}",
+        names::key_label(node.public_key.as_bytes()),
         settings.dns.domain.trim_end_matches('.')
     );
     let server = resolver_address(node.prefix);
@@ -60,8 +68,7 @@ pub(super) fn examine(visit: &mut Visit, status: &Status, settings: Option<&Sett
                 (DnsMode::Auto, false) => (
                     State::Note,
                     format!(
-                        "sudo systemctl enable --now systemd-resolved     or have your own name server ask {server} for {NETWORK_LABEL}.{}",
-                        settings.dns.domain
+                        "sudo systemctl enable --now systemd-resolved     or have your own name server ask {server} for {zone}"
                     ),
                 ),
                 (DnsMode::Resolved, false) => (
