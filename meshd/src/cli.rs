@@ -156,7 +156,7 @@ pub enum Verb {
     /// Put a container, a VM or a process into the mesh, by its network namespace
     ///
     /// The namespace gets an interface with an address of its own, which follows from this node's prefix and the name. Root may do
-    /// that, and whoever owns the user namespace that the network namespace belongs to, if the daemon talks to him ([api] group). It
+    /// that, and whoever owns the user namespace that the network namespace belongs to, if the daemon talks to him (the group of `api` in the configuration). It
     /// lasts until `meshd detach`, or until the namespace dies; after a restart of the daemon, `meshd attach --restore` puts everything
     /// back. Run twice, it changes what is published.
     Attach(Attach),

@@ -225,7 +225,7 @@ impl Control {
     /// Attaches a workload by the device that came with the request, and remembers it; without a device, changes what one publishes.
     ///
     /// # Errors
-    /// [`AttachError`](crate::workload::AttachError), or it cannot be remembered, in which case it is not attached.
+    /// [`AttachError`], or it cannot be remembered, in which case it is not attached.
     pub async fn attach_workload(
         &self,
         request: admin::AttachWorkload,
