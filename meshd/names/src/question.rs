@@ -19,7 +19,7 @@ pub fn question(name: &str) -> Option<Vec<u8>> {
     message.to_vec().ok()
 }
 
-/// The IPv6 address in the answer to a [`question`]; nothing if it says that there is none, or is no such answer.
+/// The IPv6 address in the answer to a [`question()`]; nothing if it says that there is none, or is no such answer.
 pub fn address_in(answer: &[u8]) -> Option<Ipv6Addr> {
     let told = Message::from_vec(answer).ok()?;
     let metadata = told.metadata;
