@@ -1,5 +1,10 @@
 //! Names: asked on a node, behind one, and where nobody answers.
-#![allow(clippy::unwrap_used, reason = "tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::unwrap_in_result,
+    clippy::print_stdout,
+    reason = "tests, one of which tells what it measured"
+)]
 
 mod resolved;
 

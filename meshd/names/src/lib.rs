@@ -1,6 +1,6 @@
 //! What the nodes, workloads and devices of a mesh are called, answered in DNS (RFC 1035), without I/O.
 //!
-//! A [`Directory`] is a snapshot of all that has a name. [`answer`] answers one query from it. There are three zones, and this node has
+//! A [`Directory`] is a snapshot of all that has a name. [`answer()`] answers one query from it. There are three zones, and this node has
 //! authority over each:
 //!
 //! | zone | name | what it is |

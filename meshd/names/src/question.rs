@@ -1,10 +1,10 @@
 //! The other side: one question, and what its answer says. For whoever looks whether names are answered.
 
-use std::net::Ipv6Addr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use hickory_proto::{
     op::{Message, MessageType, OpCode, Query, ResponseCode},
-    rr::{Name, RData, RecordType},
+    rr::{Name, RecordType},
 };
 
 /// The only question on its socket needs no number of its own.
@@ -19,7 +19,7 @@ pub fn question(name: &str) -> Option<Vec<u8>> {
     message.to_vec().ok()
 }
 
-/// The IPv6 address in the answer to a [`question`]; nothing if it says that there is none, or is no such answer.
+/// The IPv6 address in the answer to a [`question()`]; nothing if it says that there is none, or is no such answer.
 pub fn address_in(answer: &[u8]) -> Option<Ipv6Addr> {
     let told = Message::from_vec(answer).ok()?;
     let metadata = told.metadata;
@@ -27,8 +27,9 @@ pub fn address_in(answer: &[u8]) -> Option<Ipv6Addr> {
     if !is_answer || metadata.response_code != ResponseCode::NoError {
         return None;
     }
-    told.answers.iter().find_map(|record| match &record.data {
-        RData::AAAA(address) => Some(address.0),
-        _ => None,
+    let data = told.answers.iter().map(|record| record.data.ip_addr());
+    data.flatten().find_map(|address| match address {
+        IpAddr::V6(address) => Some(address),
+        IpAddr::V4(_) => None,
     })
 }

@@ -352,7 +352,7 @@ impl Shared {
             packet: packet.to_vec(),
         };
         let queue = self.questions.as_ref();
-        if !queue.is_some_and(|queue| queue.try_send(question()).is_ok()) {
+        if queue.is_none_or(|queue| queue.try_send(question()).is_err()) {
             self.discard(Reason::QueryQueueFull, 1);
         }
         true

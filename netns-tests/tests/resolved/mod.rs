@@ -105,7 +105,7 @@ impl Resolved {
     pub(crate) fn start(bus: &Bus, manner: Manner) -> Self {
         let state = Arc::new(Mutex::new(State::default()));
         let (stop, stopped) = oneshot::channel();
-        let (tell_ready, ready) = std::sync::mpsc::channel();
+        let (tell_ready, ready) = std::sync::mpsc::sync_channel(1);
         let (address, told) = (bus.address.clone(), Arc::clone(&state));
         let thread = thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread()

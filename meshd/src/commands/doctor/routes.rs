@@ -42,11 +42,10 @@ pub(super) fn judge(
     };
     let own = priority_of(&ours);
     let foreign = |route: &Value| {
-        let table = match &route["table"] {
-            Value::String(name) => name.clone(),
-            Value::Number(number) => number.to_string(),
-            _ => "main".to_owned(),
-        };
+        let (name, number) = (route["table"].as_str(), route["table"].as_u64());
+        let table = name.map(str::to_owned);
+        let table = table.or_else(|| number.map(|number| number.to_string()));
+        let table = table.unwrap_or_else(|| "main".to_owned());
         let device = route["dev"].as_str().unwrap_or_default();
         let prefix: Ipv6Network = route["dst"].as_str()?.parse().ok()?;
         let is_inside = overlay().contains(prefix.ip()) && prefix.prefix() >= overlay().prefix();
