@@ -10,7 +10,7 @@ mod poisoned;
 
 use std::{collections::BTreeSet, net::SocketAddr, time::Duration};
 
-use discovery::{Admitted, AtDoor, Command, Dht, Event, MAX_JOIN, Settings};
+use discovery::{Admitted, AtDoor, Command, Dht, Event, MAX_JOIN, Settings, Whereabouts};
 
 use self::plane::Plane;
 
