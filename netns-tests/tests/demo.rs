@@ -53,7 +53,8 @@ fn resolve(from: &Host, server: SocketAddr, name: &str) -> Result<Ipv6Addr, Stri
         let length = socket.recv(&mut buffer)?;
         Ok::<_, std::io::Error>(buffer[..length].to_vec())
     });
-    let said = Message::from_vec(&said.map_err(|error| error.to_string())?).unwrap();
+    let said = said.map_err(|error| error.to_string())?;
+    let said = Message::from_vec(&said).map_err(|error| error.to_string())?;
     match said.answers.first().map(|record| &record.data) {
         Some(RData::AAAA(address)) => Ok(address.0),
         _ => Err(said.metadata.response_code.to_str().to_owned()),
