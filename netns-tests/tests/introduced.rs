@@ -9,9 +9,7 @@ use netns_tests::{
 };
 
 fn open(identity: &Identity) -> Settings {
-    Settings::new(identity)
-        .node("open = true")
-        .table("[inbound]\ndefault = \"allow\"\n")
+    Settings::new(identity).node("open = true").inbound("")
 }
 
 /// What `status` says of the control plane.

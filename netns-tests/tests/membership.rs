@@ -187,8 +187,7 @@ fn a_laptop_joins_two_sites_behind_routers_and_is_out_when_it_is_revoked() {
     let outside_udp = SocketAddr::new(left.external().into(), PORT);
     let settings = loner(&id)
         .peer("nas", &nas_id, Some(outside_udp))
-        .node("open = true")
-        .table("[inbound]\ndefault = \"allow\"");
+        .node("open = true");
     let stranger = host.meshd(settings);
     let (code, said) = join(&stranger, &ticket, "");
     assert!(matches!(code, 6 | 7), "{said}");
