@@ -22,13 +22,16 @@ use netns_tests::{Daemon, Host, Lab, Nat, Port, Router, Settings, secs, wait_unt
 const PAGE: u64 = 30_000;
 const NAME: &str = "web.db.home.internal.";
 
-/// Default-deny, with nobody in the configuration.
+/// Default-deny, with nobody in the configuration, and with random ports for libp2p unless others dial it.
 fn fresh(lab: &Lab, router: &Router, name: &str) -> (Daemon, Port) {
     let (host, id) = (lab.host(name), lab.identity());
     let port = router.attach(&host);
-    let settings = Settings::new(&id)
-        .inbound("default = \"deny\"")
-        .libp2p("mdns = false");
+    let settings = Settings::new(&id).inbound("default = \"deny\"");
+    let settings = if name == "nas" {
+        settings.libp2p("mdns = false")
+    } else {
+        settings.libp2p_without_port("mdns = false")
+    };
     (host.meshd(settings), port)
 }
 

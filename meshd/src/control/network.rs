@@ -475,7 +475,7 @@ fn not_joined(error: &JoinFailure) -> ErrorBody {
         JoinFailure::Joining => (ErrorCode::Failed, "try again in a minute"),
         JoinFailure::Unreachable { .. } => (
             ErrorCode::Unreachable,
-            "is the member up, and is its TCP port reachable from here? Another: sudo meshd join - --peer KEY@HOST:PORT",
+            "is the member up, its TCP port reachable from here, and the ticket neither used nor out of date? Another way: sudo meshd join - --peer KEY@HOST:PORT",
         ),
         JoinFailure::Refused(_) | JoinFailure::NoNode => (
             ErrorCode::NotMember,

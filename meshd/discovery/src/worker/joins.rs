@@ -74,7 +74,11 @@ impl Worker<'_> {
             SocketAddr::V6(at) => Protocol::Ip6(*at.ip()),
         };
         let address = Multiaddr::empty().with(ip).with(Protocol::Tcp(at.port()));
-        let options = DialOpts::unknown_peer_id().address(address).build();
+        // From a port of its own: the one that is listened on may have been drawn before the process lost the right to bind it.
+        let options = DialOpts::unknown_peer_id()
+            .address(address)
+            .allocate_new_port()
+            .build();
         let connection = options.connection_id();
         self.swarm.behaviour_mut().fence.expect(connection);
         let asked = Asked {
