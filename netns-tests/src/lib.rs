@@ -41,6 +41,7 @@ pub mod identity;
 pub mod impair;
 mod inside;
 pub mod lab;
+pub mod leaf;
 pub mod liar;
 pub mod mesh;
 pub mod moment;

@@ -5,39 +5,7 @@ use std::fs;
 use std::net::SocketAddr;
 
 use netns_tests::wireguard::{Key, WireGuard};
-use netns_tests::{Daemon, Host, Lab, Settings, secs, traffic, wait_until};
-
-/// A phone, its gateway, and a node behind that, in a row.
-struct Row {
-    phone: Host,
-    gateway: Daemon,
-    far: Daemon,
-    /// Where the phone finds the gateway.
-    endpoint: SocketAddr,
-    _lab: Lab,
-}
-
-impl Row {
-    fn new(name: &str) -> Self {
-        let lab = Lab::new(name);
-        let (phone, gateway, far) = (lab.host("phone"), lab.host("gateway"), lab.host("far"));
-        let (front, back) = (lab.link(&phone, &gateway), lab.link(&gateway, &far));
-        let (id, id_far) = (lab.identity(), lab.identity());
-        let at_far = SocketAddr::new(back.b.v4.into(), 51860);
-        Self {
-            gateway: gateway.meshd(Settings::new(&id).peer("far", &id_far, Some(at_far))),
-            far: far.meshd(Settings::new(&id_far).peer("gateway", &id, None)),
-            phone,
-            endpoint: SocketAddr::new(front.b.v4.into(), 51860),
-            _lab: lab,
-        }
-    }
-
-    fn run(&self, line: &str) -> String {
-        let ran = self.gateway.command(line).unwrap();
-        ran.success().unwrap()
-    }
-}
+use netns_tests::{leaf::Row, secs, traffic, wait_until};
 
 /// The quiet zone around a code, in modules.
 const QUIET: usize = 4;

@@ -47,6 +47,18 @@ fn join(node: &Daemon, ticket: &str, options: &str) -> (i32, Value) {
     (code, said.unwrap_or(Value::String(output.stderr)))
 }
 
+/// Waits until a node knows of a ticket that is good.
+#[track_caller]
+fn wait_for_invite(on: &Daemon) {
+    wait_until(secs(5), "it knows of the invite", || {
+        let network = on.json("network show");
+        match network["invites"].as_array() {
+            Some(invites) if !invites.is_empty() => Ok(()),
+            _ => Err(network.to_string()),
+        }
+    });
+}
+
 /// Joins, which has to work; how long it took from the command to the first answer of that node.
 #[track_caller]
 fn join_and_ping(node: &Daemon, ticket: &str, options: &str, first: &Daemon) -> Duration {
@@ -283,13 +295,7 @@ fn a_network_outlives_restarts_and_asks_for_approval() {
     nas.start_again();
     let at = SocketAddr::new(pi_port.v4.into(), LIBP2P_PORT);
     let ticket = invite(&nas, &format!("--endpoint {at}"));
-    wait_until(secs(5), "pi knows of the invite", || {
-        let network = pi.json("network show");
-        match network["invites"].as_array() {
-            Some(invites) if !invites.is_empty() => Ok(()),
-            _ => Err(network.to_string()),
-        }
-    });
+    wait_for_invite(&pi);
     nas.stop();
     let (radio, _) = node("radio");
     join_and_ping(&radio, &ticket, "", &pi);
@@ -345,13 +351,7 @@ fn who_is_revoked_in_one_part_is_out_in_the_other_when_they_meet() {
         &nas,
     );
     let ticket = invite(&nas, "");
-    wait_until(secs(5), "pi knows of the invite", || {
-        let network = pi.json("network show");
-        match network["invites"].as_array() {
-            Some(invites) if !invites.is_empty() => Ok(()),
-            _ => Err(network.to_string()),
-        }
-    });
+    wait_for_invite(&pi);
     join_and_ping(&laptop, &ticket, &door(&row.ids[1], row.links[1].a.v4), &pi);
     wait_until(secs(10), "the laptop reaches nas through pi", || {
         laptop.ping(nas.address())
@@ -400,13 +400,7 @@ fn a_ticket_for_one_that_two_have_used_lets_in_nobody_until_an_admin_says_whom()
         &nas,
     );
     let ticket = invite(&nas, "");
-    wait_until(secs(5), "pi knows of the invite", || {
-        let network = pi.json("network show");
-        match network["invites"].as_array() {
-            Some(invites) if !invites.is_empty() => Ok(()),
-            _ => Err(network.to_string()),
-        }
-    });
+    wait_for_invite(&pi);
     row.links[1].silence();
     join_and_ping(&one, &ticket, &door(&row.ids[1], row.links[0].b.v4), &nas);
     join_and_ping(&two, &ticket, &door(&row.ids[2], row.links[2].a.v4), &pi);

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use hickory_proto::op::{Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::{Name, RecordType};
+use netns_tests::leaf::Row;
 use netns_tests::wireguard::WireGuard;
 use netns_tests::{Daemon, Host, Lab, Settings, secs, wait_until};
 use resolved::{Bus, Manner, Resolved, Told};
@@ -59,48 +60,17 @@ fn told(host: &Host, server: SocketAddr, name: &str) -> String {
     }
 }
 
-/// A phone, its gateway, and a node behind that, in a row.
-struct Row {
-    phone: Host,
-    /// A namespace beside the gateway.
-    workload: Host,
-    gateway: Daemon,
-    far: Daemon,
-    /// Where the phone finds the gateway.
-    endpoint: SocketAddr,
-    _lab: Lab,
-}
-
-impl Row {
-    fn new(name: &str) -> Self {
-        let lab = Lab::new(name);
-        let (phone, gateway, far) = (lab.host("phone"), lab.host("gateway"), lab.host("far"));
-        let (front, back) = (lab.link(&phone, &gateway), lab.link(&gateway, &far));
-        let (id, id_far) = (lab.identity(), lab.identity());
-        let at_far = SocketAddr::new(back.b.v4.into(), 51860);
-        let settings = Settings::new(&id).peer("far", &id_far, Some(at_far));
-        let far_settings = Settings::new(&id_far).peer("gateway", &id, None);
-        Self {
-            gateway: gateway.meshd(settings),
-            far: far.meshd(far_settings),
-            phone,
-            workload: lab.host("workload"),
-            endpoint: SocketAddr::new(front.b.v4.into(), 51860),
-            _lab: lab,
-        }
-    }
-
-    fn add_phone(&self) -> WireGuard {
-        let line = format!("wg add phone --dns --endpoint {}", self.endpoint);
-        let text = self.gateway.command(&line).unwrap().success().unwrap();
-        let dns = format!("\nDNS = {}\n", server(self.gateway.address()).ip());
-        assert!(text.contains(&dns), "{text}");
-        let device = WireGuard::from_quick_configuration(&self.phone, &text);
-        wait_until(secs(10), "the phone reaches its gateway", || {
-            self.phone.ping(self.gateway.address())
-        });
-        device
-    }
+/// The phone, with the gateway as its name server.
+fn add_phone(row: &Row) -> WireGuard {
+    let line = format!("wg add phone --dns --endpoint {}", row.endpoint);
+    let text = row.run(&line);
+    let dns = format!("\nDNS = {}\n", server(row.gateway.address()).ip());
+    assert!(text.contains(&dns), "{text}");
+    let device = WireGuard::from_quick_configuration(&row.phone, &text);
+    wait_until(secs(10), "the phone reaches its gateway", || {
+        row.phone.ping(row.gateway.address())
+    });
+    device
 }
 
 #[test]
@@ -108,7 +78,7 @@ fn a_node_answers_its_host_and_what_is_behind_it() {
     let row = Row::new("names answered");
     let (host, at) = (row.gateway.host(), server(row.gateway.address()));
     let far = row.far.address();
-    let device = row.add_phone();
+    let device = add_phone(&row);
     let listed = row.gateway.command("wg list --json").unwrap();
     let listed: serde_json::Value = serde_json::from_str(&listed.success().unwrap()).unwrap();
     let leaf = listed["devices"][0]["allowed"][0].as_str().unwrap();
@@ -198,7 +168,7 @@ fn a_question_costs_little() {
 fn a_workload_asks_its_node_and_has_a_name_while_it_is_attached() {
     let row = Row::new("names workload");
     let (host, at) = (row.gateway.host(), server(row.gateway.address()));
-    let web = row.workload.clone();
+    let web = row.lab.host("web");
     let target = format!("netns:{}", web.namespace());
     let address = row.gateway.attach(&target, "web").address;
     for asker in [host, &web] {

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use filter::Ports;
 use ipnetwork::Ipv6Network;
-use names::Directory;
+use names::{Directory, is_label};
 use wireguard::PublicKey;
 
 use super::address::{HostPort, ListenAddress, PeerAddress};
@@ -618,16 +618,6 @@ impl Check {
     fn warn(&mut self, code: WarningCode, text: String) {
         self.warnings.push(Warning::new(code, text));
     }
-}
-
-/// Whether a name can be a label of a DNS name as it stands.
-pub(crate) fn is_label(name: &str) -> bool {
-    (1..=63).contains(&name.len())
-        && name
-            .bytes()
-            .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
-        && !name.starts_with('-')
-        && !name.ends_with('-')
 }
 
 /// The host's name, up to its first dot, made into a label; `node` if nothing is left of it.

@@ -24,8 +24,9 @@ pub use address::{
     Host, HostPort, HostPortError, ListenAddress, ListenAddressError, PeerAddress, PeerAddressError,
 };
 pub use changes::Changes;
-pub(crate) use check::{host_label, is_label};
+pub(crate) use check::host_label;
 pub use fault::Fault;
+pub(crate) use names::is_label;
 pub use settings::{
     Admission, ApiSettings, ControlSettings, DnsSettings, InterfaceSettings, LogSettings,
     PeerSettings, RelaySettings, Settings, StockRouting, StockSettings, StreamListen,

@@ -239,11 +239,8 @@ impl Inside {
             Judgement::Refuse(refusal) => refusal,
         };
         self.shared.discard(inbound::reason(refusal), packets);
-        if refusal == Refusal::Denied
-            && self.errors.allows(now)
-            && let Some(error) = icmp::error(Unreachable::Prohibited, fib.own().address, packet)
-        {
-            self.shared.deliver(&error);
+        if refusal == Refusal::Denied {
+            self.answer(Unreachable::Prohibited, fib, packet, now);
         }
         false
     }
@@ -262,18 +259,12 @@ impl Inside {
         let Ok(header) = Ipv6Header::parse(packet) else {
             return false;
         };
-        let workload = match (fib.lookup(header.destination), self.senders) {
-            (Lookup::Workload(workload), _) => Some(workload),
-            (Lookup::Host, Senders::Workloads) => None,
-            (
-                Lookup::Host
-                | Lookup::Resolver
-                | Lookup::Session(_)
-                | Lookup::Unknown
-                | Lookup::NotOverlay,
-                _,
-            ) => return false,
-        };
+        let workload = fib.workload(header.destination);
+        let is_for_host =
+            self.senders == Senders::Workloads && header.destination == fib.own().address;
+        if workload.is_none() && !is_for_host {
+            return false;
+        }
         if !self.may_send(&header, fib) {
             return false;
         }
