@@ -32,13 +32,12 @@ impl Reading {
         }
     }
 
-    /// Seconds since 1970, as if nobody had set the wall clock back since `started`. The time in a handshake goes on like that, too: it
-    /// is the wall clock's of the start, and then our own.
-    pub fn unix_s(self, started: Self) -> u64 {
+    /// Time since 1970, as if nobody had set the wall clock back since `started`.
+    pub fn unix(self, started: Self) -> Duration {
         let passed = self.own.saturating_duration_since(started.own);
         let passed = i64::try_from(passed.as_millis()).unwrap_or(i64::MAX);
         let undisturbed = started.wall_ms.saturating_add(passed);
-        u64::try_from(self.wall_ms.max(undisturbed)).unwrap_or_default() / 1000
+        Duration::from_millis(u64::try_from(self.wall_ms.max(undisturbed)).unwrap_or_default())
     }
 }
 
@@ -146,10 +145,10 @@ mod tests {
         };
         let started = at(0, WEEK_MS);
         let week = 7 * 86_400;
-        assert_eq!(at(10, WEEK_MS + 10_000).unix_s(started), week + 10);
-        assert_eq!(at(20, 2 * WEEK_MS).unix_s(started), 2 * week);
-        assert_eq!(at(30, -5).unix_s(started), week + 30);
-        assert_eq!(at(0, -5).unix_s(at(0, -5)), 0);
+        assert_eq!(at(10, WEEK_MS + 10_000).unix(started).as_secs(), week + 10);
+        assert_eq!(at(20, 2 * WEEK_MS).unix(started).as_secs(), 2 * week);
+        assert_eq!(at(30, -5).unix(started).as_secs(), week + 30);
+        assert_eq!(at(0, -5).unix(at(0, -5)).as_secs(), 0);
     }
 
     #[test]

@@ -352,7 +352,7 @@ impl Control {
         else {
             return;
         };
-        let now = Reading::now(self.clock).unix_s(self.started);
+        let now = Reading::now(self.clock).unix(self.started).as_secs();
         let peer = |(key, seen): (PublicKey, Seen)| PeerSeen {
             public_key: key,
             endpoints: seen.endpoints,

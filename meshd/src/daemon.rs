@@ -438,7 +438,8 @@ fn fresh(
     let (mut seed, mut token) = ([0; 8], [0; 8]);
     getrandom::fill(&mut seed).map_err(RunError::Random)?;
     getrandom::fill(&mut token).map_err(RunError::Random)?;
-    let now = started.unix_s(started);
+    let unix = started.unix(started);
+    let now = unix.as_secs();
     let known = read_or_set_aside::<state::Peers>(state, alerts)?
         .unwrap_or_default()
         .peers;
@@ -470,7 +471,7 @@ fn fresh(
         seed: u64::from_ne_bytes(seed),
         token,
         epoch: read_or_set_aside::<state::Routing>(state, alerts)?.map(|routing| routing.epoch),
-        kept: kept(state, alerts, now)?,
+        kept: kept(state, alerts, unix)?,
         discards: Arc::clone(&discards),
     };
     Ok((fresh, discards))
@@ -489,9 +490,9 @@ fn remembered_workloads(state: &StateDir, alerts: &Alerts) -> Result<Vec<Wish>, 
 }
 
 /// The private network that the node is in. Records that are damaged are had from other members.
-fn kept(state: &StateDir, alerts: &Alerts, unix_s: u64) -> Result<Kept, StateError> {
+fn kept(state: &StateDir, alerts: &Alerts, unix: Duration) -> Result<Kept, StateError> {
     let none = Kept {
-        unix_s,
+        unix,
         ..Kept::default()
     };
     let Some(file) = read_or_set_aside::<Membership>(state, alerts)? else {
@@ -516,7 +517,7 @@ fn kept(state: &StateDir, alerts: &Alerts, unix_s: u64) -> Result<Kept, StateErr
     Ok(Kept {
         key: state.network_key(&records.network())?,
         records: Some(records),
-        unix_s,
+        unix,
     })
 }
 
@@ -766,10 +767,10 @@ async fn watch_clocks(control: &Control) {
                 .raise_until(WarningCode::ClockJump, text, until);
         }
         if noticed.set_by_ms.is_some() || noticed.slept {
-            let unix_s = reading.unix_s(control.started);
+            let unix = reading.unix(control.started);
             let told = control
                 .node
-                .call(move |node_loop, now| node_loop.node.handle_wall_clock(unix_s, now));
+                .call(move |node_loop, now| node_loop.node.handle_wall_clock(unix, now));
             if told.await.is_err() {
                 debug!("Node loop is too busy to be told how late it is");
             }

@@ -184,7 +184,7 @@ impl HandshakeThread {
         }
     }
 
-    /// The engine's part, under the session's lock. Packets of that session wait meanwhile, and those of no other.
+    /// The session's part, under its lock. Packets of that session wait meanwhile, and those of no other.
     fn step(
         &self,
         session: &Session,

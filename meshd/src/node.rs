@@ -401,7 +401,7 @@ impl Node {
         Self::with(settings, device, fresh, now)
     }
 
-    fn with(settings: &Settings, device: Device, fresh: Fresh, now: Instant) -> Self {
+    fn with(settings: &Settings, mut device: Device, fresh: Fresh, now: Instant) -> Self {
         let reach = Reach::new(&fresh);
         let Fresh {
             identity,
@@ -415,6 +415,7 @@ impl Node {
             kept,
         } = fresh;
         let mut rng = fastrand::Rng::with_seed(seed);
+        device.handle_wall_clock(kept.unix, now);
         let membership = Membership::new(identity.node().public_key(), kept, now);
         let network = membership.network();
         let owner = routes::owner(&identity.node());

@@ -99,8 +99,6 @@ fn filter(level: LogLevel) -> Targets {
     Targets::new()
         .with_default(level.min(LevelFilter::WARN))
         .with_targets(OWN_TARGETS.map(|target| (target, level)))
-        // The engine calls the normal end of a keypair an error.
-        .with_target("boringtun", LevelFilter::OFF)
         // It warns of what strangers do, as often as they do it.
         .with_target("libp2p", LevelFilter::ERROR)
 }

@@ -11,6 +11,7 @@ use thiserror::Error;
 use crate::allowed_ips::AllowedIps;
 use crate::constants::{MAX_PEERS, RESUME_BURST, RESUME_INTERVAL};
 use crate::endpoint::Endpoint;
+use crate::engine::Factory;
 use crate::handshake::{HandshakeError, Handshakes};
 use crate::index::{Indices, PLACES, Series};
 use crate::key::{PrivateKey, PublicKey};
@@ -20,7 +21,7 @@ use crate::reader::Suite;
 use crate::reader::{Author, Reader};
 use crate::rng::Rng;
 use crate::session::{Session, millis};
-use crate::tunnel::Factory;
+use crate::stamp::Clock;
 
 /// Why a peer was not added or changed. Nothing has changed then.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
@@ -126,7 +127,7 @@ impl Device {
     pub fn new(key: PrivateKey, seed: u64) -> Self {
         let indices = Indices::new(&key, seed);
         let reader = Reader::new(key.clone());
-        Self::with(reader, Factory::boringtun(key), indices, seed)
+        Self::with(reader, Factory::Noise { key }, indices, seed)
     }
 
     /// A device whose sessions use no cryptography and no randomness but `seed`, to simulate many nodes. It understands only
@@ -152,8 +153,15 @@ impl Device {
                 transmits: VecDeque::new(),
                 events: VecDeque::new(),
                 rng: Rng::new(seed),
+                clock: Clock::default(),
             },
         }
+    }
+
+    /// What time of day it is, as time since 1970: initiations are stamped with it, and a peer refuses those that are not later than the
+    /// last it has seen, perhaps before we were started. To be called at the start, and again when the clock is set. Stamps never go back.
+    pub const fn handle_wall_clock(&mut self, unix: Duration, now: Instant) {
+        self.out.clock.set(unix, now);
     }
 
     /// Our own key.
@@ -184,20 +192,16 @@ impl Device {
         let now = self.moment(now);
         let index = self.free_index();
         let start = self.out.rng.next() as u32;
-        let handshakes = Handshakes::new(
-            Series::new(self.indices, index, start),
-            self.reader.mac1().clone(),
-            &peer.key,
-        );
+        let handshakes = Handshakes::new(Series::new(self.indices, index, start), &peer.key);
         let seed = self.out.rng.next();
-        let tunnel = self.factory.make(&peer.key, peer.preshared.as_ref(), seed);
+        let engine = self.factory.make(&peer.key, peer.preshared.as_ref(), seed);
         let base = self.base.unwrap_or(now.instant);
         let session = Session::new(
             peer.key,
             peer.kind,
             handshakes,
             base,
-            tunnel,
+            engine,
             peer.allowed.clone(),
         );
         self.take_prefixes(&peer, index);
@@ -228,7 +232,7 @@ impl Device {
             let mut batch = session.lock(now.instant);
             batch.state.allowed.clone_from(&peer.allowed);
             if entry.preshared != peer.preshared {
-                batch.state.tunnel = self.factory.make(&peer.key, peer.preshared.as_ref(), seed);
+                batch.state.engine = self.factory.make(&peer.key, peer.preshared.as_ref(), seed);
                 entry.restart(&mut batch);
             }
         }

@@ -1,4 +1,4 @@
-//! The handshake half of a session: what the engine and our account of it do in one piece, under the session's lock.
+//! The handshake half of a session: each step is done in one piece, under the session's lock.
 //!
 //! A step is taken by the device, when its timers want an initiation, or by whoever carries what others send
 //! ([`Batch::handle_handshake`]): a thread of its own, so that no key agreement which others ask for holds up the node's loop.
@@ -11,17 +11,18 @@ use std::time::{Duration, Instant};
 
 use thiserror::Error;
 
-use crate::constants::{INITIATION_INTERVAL, MISSED_ANSWERS};
+use crate::constants::{INITIATION_INTERVAL, MISSED_ANSWERS, OVERHEAD};
 use crate::cookie::Jar;
 use crate::device::Transmit;
 use crate::endpoint::Endpoint;
+use crate::engine::Initiated;
 use crate::index::Series;
 use crate::key::{KeyError, PublicKey};
 use crate::keypair::Role;
-use crate::message::{Mac1, Message, index_at, set_index};
-use crate::reader::{Author, Stamp};
+use crate::message::{Mac1, Message, index_at};
+use crate::reader::Author;
 use crate::session::Batch;
-use crate::tunnel::Advanced;
+use crate::stamp::Stamp;
 
 /// Why a handshake message led to nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
@@ -86,12 +87,10 @@ impl HandshakeError {
 }
 
 /// One initiation of ours.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 struct Initiation {
-    /// Its index on the wire.
     index: u32,
-    /// What the engine calls it.
-    engine: u32,
+    initiated: Initiated,
     sent: Instant,
     /// Where to, as soon as it was sent.
     to: Option<Endpoint>,
@@ -104,8 +103,6 @@ pub(crate) struct Notes {
     pub(crate) answered: Option<u64>,
     /// A response gave a keypair, so long after its initiation.
     pub(crate) completed: Option<Duration>,
-    /// The engine has sent an initiation of its own accord.
-    pub(crate) asked: bool,
     /// Several answers that went over the overlay were not taken up.
     pub(crate) missed: bool,
 }
@@ -114,15 +111,11 @@ pub(crate) struct Notes {
 #[derive(Debug)]
 pub(crate) struct Handshakes {
     series: Series,
-    /// For what the engine is given.
-    ours: Mac1,
     /// For what the peer is sent.
     theirs: Mac1,
     jar: Jar,
     /// The last two initiations we made, the last one first: either may be answered, once.
     initiations: [Option<Initiation>; 2],
-    /// Whether the engine waits for the answer to the last of them.
-    is_waiting: bool,
     /// When we last accepted an initiation, and what it was stamped with.
     heard: Option<u64>,
     stamp: Stamp,
@@ -134,15 +127,13 @@ pub(crate) struct Handshakes {
 }
 
 impl Handshakes {
-    /// None so far; the MAC is that of messages to us.
-    pub(crate) fn new(series: Series, ours: Mac1, peer: &PublicKey) -> Self {
+    /// None so far.
+    pub(crate) fn new(series: Series, peer: &PublicKey) -> Self {
         Self {
             series,
-            ours,
             theirs: Mac1::new(peer),
             jar: Jar::new(*peer),
             initiations: [None, None],
-            is_waiting: false,
             heard: None,
             stamp: Stamp::default(),
             untaken: 0,
@@ -156,14 +147,10 @@ impl Handshakes {
         &self.series
     }
 
-    /// Gives a message of the engine its index on the wire and, since they cover it, its MACs. Returns that index, and what the
-    /// engine called it.
-    fn address(&mut self, message: &mut [u8], now: u64) -> (u32, u32) {
-        let (index, engine) = (self.series.next(), index_at(message, 4));
-        set_index(message, 4, index);
+    /// Gives a message its MACs.
+    fn address(&mut self, message: &mut [u8], now: u64) {
         self.theirs.write(message);
         self.jar.write(message, now);
-        (index, engine)
     }
 
     /// Whether an initiation of `peer` may be worked for at `now`.
@@ -179,11 +166,6 @@ impl Handshakes {
             return Err(HandshakeError::TooSoon);
         }
         Ok(())
-    }
-
-    /// Whether the engine waits for the answer to our last initiation.
-    pub(crate) const fn is_waiting(&self) -> bool {
-        self.is_waiting
     }
 
     /// There is a new keypair that both ends use.
@@ -204,10 +186,14 @@ impl Handshakes {
         std::mem::take(&mut self.notes)
     }
 
+    /// No answer to what was sent is waited for any more.
+    pub(crate) fn give_up(&mut self) {
+        self.initiations = [None, None];
+    }
+
     /// The engine was replaced: nothing that was under way can be completed, and the new one knows no stamp.
     pub(crate) fn restart(&mut self) {
-        self.initiations = [None, None];
-        self.is_waiting = false;
+        self.give_up();
         self.stamp = Stamp::default();
         self.notes = Notes::default();
     }
@@ -265,51 +251,32 @@ impl Batch<'_> {
     ) -> Result<(), HandshakeError> {
         let handshakes = &self.state.handshakes;
         handshakes.admit(self.session.key(), self.now)?;
-        // The engine would refuse it too, after it has agreed on a key for it.
         if stamp <= handshakes.stamp {
             return Err(HandshakeError::Replayed);
         }
-        let own = self.advance(out);
-        match self.state.tunnel.handle(initiation) {
-            Ok(mut response) => {
-                // The engine accepts only time stamps newer than the last it saw, but after a restart of ours it saw none:
-                // this may be a replay. So it is answered where it came from and says where to try while there is no session,
-                // but it does not move one that works: the first message on the new keypair does. What the engine wanted to
-                // send itself is void.
-                if !self.session.is_established() {
-                    self.settle(from);
-                }
-                let (state, now) = (&mut *self.state, self.now);
-                let (index, engine) = state.handshakes.address(&mut response, now);
-                state.keypairs.insert(index, engine, Role::Responder, now);
-                self.note_received(initiation.len(), from);
-                self.note_sent(response.len());
-                let handshakes = &mut self.state.handshakes;
-                handshakes.heard = Some(now);
-                handshakes.stamp = stamp;
-                handshakes.is_waiting = false;
-                handshakes.notes.answered = Some(now);
-                handshakes.note_answer(from);
-                self.signals.handshake = true;
-                out.push_back(Transmit {
-                    endpoint: from,
-                    payload: response,
-                });
-                Ok(())
-            }
-            Err(error) => {
-                if let Some(payload) = own
-                    && let Some(endpoint) = self.endpoint()
-                {
-                    self.note_sent(payload.len());
-                    self.note_called(endpoint);
-                    self.state.handshakes.notes.asked = true;
-                    self.signals.handshake = true;
-                    out.push_back(Transmit { endpoint, payload });
-                }
-                Err(error)
-            }
+        let (state, now) = (&mut *self.state, self.now);
+        let index = state.handshakes.series.next();
+        let (mut response, keys) = state.engine.respond(initiation, index)?;
+        state.handshakes.address(&mut response, now);
+        state.keypairs.insert(index, Role::Responder, keys, now);
+        // After a restart of ours there is no stamp to compare with: this may be a replay. So it is answered where it came from and says
+        // where to try while there is no session, but it does not move one that works: the first message on the new keypair does.
+        if !self.session.is_established() {
+            self.settle(from);
         }
+        self.note_received(initiation.len(), from);
+        self.note_sent(response.len());
+        let handshakes = &mut self.state.handshakes;
+        handshakes.heard = Some(now);
+        handshakes.stamp = stamp;
+        handshakes.notes.answered = Some(now);
+        handshakes.note_answer(from);
+        self.signals.handshake = true;
+        out.push_back(Transmit {
+            endpoint: from,
+            payload: response,
+        });
+        Ok(())
     }
 
     /// A response to an initiation of ours.
@@ -320,26 +287,31 @@ impl Batch<'_> {
         out: &mut VecDeque<Transmit>,
     ) -> Result<(), HandshakeError> {
         let index = index_at(response, 8);
-        let sent = self.state.handshakes.initiations;
-        let (place, initiation) = (0..)
-            .zip(sent)
-            .find_map(|(place, sent)| Some((place, sent.filter(|sent| sent.index == index)?)))
-            .ok_or(HandshakeError::Unexpected)?;
-        let was_established = self.session.is_established();
         let (state, now) = (&mut *self.state, self.now);
-        let engine = initiation.engine;
-        let mut translated = response.to_vec();
-        set_index(&mut translated, 8, engine);
-        state.handshakes.ours.write(&mut translated);
-        let keepalive = state.tunnel.handle(&translated)?;
-        state.keypairs.insert(index, engine, Role::Initiator, now);
-        if let Some(keypair) = state.keypairs.current_mut() {
-            keypair.sent = 1;
+        let [last, before] = &mut state.handshakes.initiations;
+        let is_answered = |slot: &Option<Initiation>| {
+            slot.as_ref()
+                .is_some_and(|initiation| initiation.index == index)
+        };
+        // Who answers the last one has no use for an answer to the one before.
+        let is_last = is_answered(last);
+        let slot = if is_last { last } else { before };
+        let initiation = slot
+            .as_ref()
+            .filter(|initiation| initiation.index == index)
+            .ok_or(HandshakeError::Unexpected)?;
+        let keys = state.engine.complete(&initiation.initiated, response)?;
+        let (called, sent) = (initiation.to, initiation.sent);
+        *slot = None;
+        if is_last {
+            state.handshakes.give_up();
         }
+        state.keypairs.insert(index, Role::Initiator, keys, now);
+        let was_established = self.session.is_established();
         self.fresh();
         // The peer may answer from another address than it was called at. But where the call went by one class of ways and the answer
         // comes by another, somebody in between carried it across.
-        let at = match initiation.to {
+        let at = match called {
             Some(called) if called.class() != from.class() => called,
             Some(_) | None => from,
         };
@@ -349,58 +321,34 @@ impl Batch<'_> {
             self.settle(at);
         }
         self.note_received(response.len(), at);
-        self.note_sent(keepalive.len());
-        let rtt = self.instant.saturating_duration_since(initiation.sent);
-        let handshakes = &mut self.state.handshakes;
-        handshakes.initiations[place] = None;
-        handshakes.is_waiting &= place != 0;
-        handshakes.notes.completed = Some(rtt);
+        self.state.handshakes.notes.completed = Some(self.instant.saturating_duration_since(sent));
         self.signals.handshake = true;
-        out.push_back(Transmit {
-            endpoint: at,
-            payload: keepalive,
-        });
+        // The responder may send as soon as it has heard something on the new keypair.
+        let mut keepalive = vec![0; OVERHEAD];
+        if self.seal_own(&[], 0, &mut keepalive).is_ok() {
+            out.push_back(Transmit {
+                endpoint: at,
+                payload: keepalive,
+            });
+        }
         Ok(())
     }
 
-    /// The next initiation, which the engine makes itself as its clock catches up, or because we ask it to. To be sent.
-    pub(crate) fn initiate(&mut self, out: &mut VecDeque<Transmit>) -> Vec<u8> {
-        if let Some(initiation) = self.advance(out) {
-            return initiation;
-        }
-        let mut initiation = self.state.tunnel.initiate(self.instant);
-        self.note_initiation(&mut initiation);
-        initiation
-    }
-
-    /// Lets the engine's clock catch up; returns an initiation if the engine made one of its own accord.
-    pub(crate) fn advance(&mut self, out: &mut VecDeque<Transmit>) -> Option<Vec<u8>> {
+    /// The next initiation, to be sent.
+    pub(crate) fn initiate(&mut self, stamp: Stamp) -> Vec<u8> {
         let state = &mut *self.state;
-        let advanced = state.tunnel.advance();
-        state.keypairs.advance();
-        if matches!(advanced, Advanced::Wiped) {
-            state.keypairs.clear();
-            state.handshakes.initiations = [None, None];
-            state.handshakes.is_waiting = false;
-            self.lapse();
-        } else if state.keypairs.current().is_some() && !state.tunnel.has_current() {
-            state.keypairs.forget_current();
-            self.lapse();
-        }
-        match advanced {
-            Advanced::Message(mut message) if message.first() == Some(&1) => {
-                self.note_initiation(&mut message);
-                Some(message)
-            }
-            Advanced::Message(payload) => {
-                if let Some(endpoint) = self.endpoint() {
-                    self.note_sent(payload.len());
-                    out.push_back(Transmit { endpoint, payload });
-                }
-                None
-            }
-            Advanced::Nothing | Advanced::Wiped => None,
-        }
+        let index = state.handshakes.series.next();
+        let (mut message, initiated) = state.engine.initiate(index, stamp);
+        state.handshakes.address(&mut message, self.now);
+        let [last, before] = &mut state.handshakes.initiations;
+        let made = Initiation {
+            index,
+            initiated,
+            sent: self.instant,
+            to: None,
+        };
+        *before = last.replace(made);
+        message
     }
 
     /// The last initiation was sent to `endpoint`.
@@ -409,29 +357,17 @@ impl Batch<'_> {
             last.to = Some(endpoint);
         }
     }
-
-    fn note_initiation(&mut self, initiation: &mut [u8]) {
-        let handshakes = &mut self.state.handshakes;
-        let (index, engine) = handshakes.address(initiation, self.now);
-        let made = Initiation {
-            index,
-            engine,
-            sent: self.instant,
-            to: None,
-        };
-        handshakes.initiations = [Some(made), handshakes.initiations[0]];
-        handshakes.is_waiting = true;
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::Factory;
     use crate::index::Indices;
     use crate::key::PrivateKey;
     use crate::reader::Reader;
     use crate::session::{Kind, Session};
-    use crate::tunnel::Factory;
+    use crate::stamp::Clock;
 
     #[test]
     fn a_replay_does_not_reach_the_engine() {
@@ -441,13 +377,14 @@ mod tests {
         )]
         let base = Instant::now();
         let [ours, theirs] = [1, 2].map(|byte| PrivateKey::from_bytes([byte << 3; 32]));
-        let (key, factory) = (theirs.public(), Factory::boringtun(ours.clone()));
-        let fresh = || factory.make(&key, None, 1);
+        let key = theirs.public();
+        let engine = Factory::Noise { key: ours.clone() }.make(&key, None, 1);
         let series = Series::new(Indices::new(&ours, 1), 5, 0);
-        let handshakes = Handshakes::new(series, Mac1::new(&ours.public()), &key);
-        let session = Session::new(key, Kind::Mesh, handshakes, base, fresh(), Vec::new());
-        let mut peer = Factory::boringtun(theirs).make(&ours.public(), None, 1);
-        let initiation = peer.initiate(base);
+        let handshakes = Handshakes::new(series, &key);
+        let session = Session::new(key, Kind::Mesh, handshakes, base, engine, Vec::new());
+        let mut peer = Factory::Noise { key: theirs }.make(&ours.public(), None, 1);
+        let (mut initiation, _) = peer.initiate(1, Clock::default().stamp(base));
+        Mac1::new(&ours.public()).write(&mut initiation);
         let author = Reader::new(ours).read(&initiation, |_| Ok(())).unwrap();
         let from = Endpoint::unproven("192.0.2.1:1".parse().unwrap());
         let take = |after| {
@@ -455,8 +392,6 @@ mod tests {
             batch.handle_handshake(author, from, &initiation, &mut VecDeque::new())
         };
         assert_eq!(take(0), Ok(()));
-        // This one has seen nothing, and would answer.
-        session.lock(base).state.tunnel = fresh();
         assert_eq!(take(1), Err(HandshakeError::Replayed));
         session.lock(base).state.handshakes.restart();
         assert_eq!(take(2), Ok(()));

@@ -1,10 +1,8 @@
 //! Receiver indices: what a peer writes, in the clear, into every message to us (white paper, section 5.4).
 //!
 //! They have to lead us to the session and its keypair, and must tell nobody else anything: not that two of them belong to one
-//! session, not how often it was renewed, not how many sessions there are. The engine's own would, since they count. So on the wire
-//! there is another one for each message of a handshake: the place of the session among those of its device and a serial number,
-//! in one block, encrypted with a key that is a secret of this run of the device. `handshake.rs` puts it into what the engine made,
-//! with the MACs that cover it, and `session.rs` and `handshake.rs` put the engine's back into what arrives for it.
+//! session, not how often it was renewed, not how many sessions there are. So each message of a handshake has another one: the place of
+//! the session among those of its device and a serial number, in one block, encrypted with a key that is a secret of this run of the device.
 //!
 //! - Decrypting leads to the session, so the snapshot in which packet threads look it up changes with the peers only, and not
 //!   with every keypair. Random indices in a table would have to be published to them at each handshake.

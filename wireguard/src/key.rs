@@ -168,7 +168,7 @@ impl PrivateKey {
         Zeroizing::new(BASE64.encode(self.0.as_bytes()))
     }
 
-    /// For the engine.
+    /// For agreements.
     pub(crate) const fn secret(&self) -> &StaticSecret {
         &self.0
     }
@@ -203,7 +203,7 @@ impl PresharedKey {
         Zeroizing::new(BASE64.encode(self.0))
     }
 
-    /// For the engine.
+    /// For handshakes.
     pub(crate) const fn as_bytes(&self) -> &[u8; 32] {
         &self.0
     }

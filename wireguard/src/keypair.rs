@@ -1,10 +1,8 @@
-//! Our own account of the engine's keypairs: which exist, how old they are, which one sends.
-//!
-//! The engine keeps the keys themselves in a ring of eight and picks the sending one, but tells nobody, and its clock is not
-//! ours. So every rule about age is applied here, before the engine is asked, and the choice of the sending keypair follows
-//! the engine's rule exactly (see `tunnel.rs`).
+//! The keypairs of a session: which exist, how old they are, which one sends.
 
 use crate::constants::REJECT_AFTER_TIME;
+use crate::engine::Keys;
+use crate::window::Window;
 
 /// Which side asked for a keypair. Only the initiator renews it when traffic flows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,19 +12,18 @@ pub(crate) enum Role {
 }
 
 /// One agreed pair of keys.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub(crate) struct Keypair {
     /// Receiver index: what the peer writes into its messages to us.
     pub(crate) index: u32,
-    /// What the engine calls it.
-    pub(crate) engine: u32,
     pub(crate) role: Role,
+    pub(crate) keys: Keys,
     /// When it was agreed on, in milliseconds of the device's time.
     pub(crate) born: u64,
-    /// Messages sealed with it.
+    /// Messages sealed with it: the counter of the next one.
     pub(crate) sent: u64,
-    /// The engine's order: the number of [`Keypairs::advance`] calls before it was made.
-    epoch: u64,
+    /// Which of the peer's messages have come.
+    pub(crate) window: Window,
     /// Whether the peer has shown that it has the keys too.
     confirmed: bool,
 }
@@ -49,106 +46,90 @@ pub(crate) enum Use {
     Ordinary,
 }
 
-const SLOTS: usize = 8;
+/// The one that sends, the one before it, whose messages may still be on their way, and two that the peer has yet to confirm: it may have
+/// asked a second time before our first answer came.
+const SLOTS: usize = 4;
 
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub(crate) struct Keypairs {
-    slots: [Option<Keypair>; SLOTS],
-    /// What the engine calls the sending keypair; it may have lost its slot since.
-    current: u32,
-    epoch: u64,
-}
-
-const fn slot(engine: u32) -> usize {
-    engine as usize % SLOTS
+    /// From the oldest to the newest.
+    slots: Vec<Keypair>,
+    /// Receiver index of the one that sends.
+    current: Option<u32>,
 }
 
 impl Keypairs {
-    /// The engine's clock has moved: what is made from here on is newer than what was made before.
-    pub(crate) const fn advance(&mut self) {
-        self.epoch += 1;
-    }
-
     /// Takes over a keypair that a handshake has made. The initiator may send with it at once, the responder only after
     /// [`Self::used`] on it (white paper, section 5.4.3).
-    pub(crate) fn insert(&mut self, index: u32, engine: u32, role: Role, now: u64) {
-        self.slots[slot(engine)] = Some(Keypair {
+    pub(crate) fn insert(&mut self, index: u32, role: Role, keys: Keys, now: u64) {
+        self.slots.retain(|keypair| keypair.is_alive(now));
+        if self.slots.len() >= SLOTS {
+            let current = self.current;
+            let oldest = self
+                .slots
+                .iter()
+                .position(|keypair| Some(keypair.index) != current);
+            self.slots.remove(oldest.unwrap_or_default());
+        }
+        self.slots.push(Keypair {
             index,
-            engine,
             role,
+            keys,
             born: now,
             sent: 0,
-            epoch: self.epoch,
+            window: Window::default(),
             confirmed: role == Role::Initiator,
         });
         if role == Role::Initiator {
-            self.set_current(engine);
+            self.current = Some(index);
         }
     }
 
-    /// A data message opened on the keypair that the engine calls so.
-    pub(crate) fn used(&mut self, engine: u32) -> Use {
-        self.set_current(engine);
-        match &mut self.slots[slot(engine)] {
-            Some(keypair) if keypair.engine == engine && !keypair.confirmed => {
-                keypair.confirmed = true;
-                Use::Confirmed
-            }
-            _ => Use::Ordinary,
-        }
-    }
-
-    fn set_current(&mut self, engine: u32) {
-        let newer = match (&self.slots[slot(self.current)], &self.slots[slot(engine)]) {
-            (Some(current), Some(new)) => new.epoch >= current.epoch,
-            (None, _) => true,
-            (Some(_), None) => false,
+    /// A data message opened on the keypair with this receiver index. It becomes the one that sends unless that is newer: a late message
+    /// does not bring an old one back.
+    pub(crate) fn used(&mut self, index: u32) -> Use {
+        let place = |index| {
+            self.slots
+                .iter()
+                .position(|keypair| Some(keypair.index) == index)
         };
-        if newer {
-            self.current = engine;
+        let Some(at) = place(Some(index)) else {
+            return Use::Ordinary;
+        };
+        if place(self.current).is_none_or(|current| at > current) {
+            self.current = Some(index);
+        }
+        if std::mem::replace(&mut self.slots[at].confirmed, true) {
+            Use::Ordinary
+        } else {
+            Use::Confirmed
         }
     }
 
     /// The keypair to open a message to `index` with, whatever its age.
-    pub(crate) fn find(&self, index: u32) -> Option<&Keypair> {
-        self.slots
-            .iter()
-            .flatten()
-            .find(|keypair| keypair.index == index)
+    pub(crate) fn find(&mut self, index: u32) -> Option<&mut Keypair> {
+        self.slots.iter_mut().find(|keypair| keypair.index == index)
     }
 
     /// The keypair to send with, whatever its age.
     pub(crate) fn current(&self) -> Option<&Keypair> {
-        self.slots[slot(self.current)]
-            .as_ref()
-            .filter(|keypair| keypair.engine == self.current)
+        self.slots
+            .iter()
+            .find(|keypair| Some(keypair.index) == self.current)
     }
 
     pub(crate) fn current_mut(&mut self) -> Option<&mut Keypair> {
-        let current = self.current;
-        self.slots[slot(current)]
-            .as_mut()
-            .filter(|keypair| keypair.engine == current)
+        self.find(self.current?)
     }
 
     /// When the last keypair was made.
     pub(crate) fn newest(&self) -> Option<u64> {
-        self.slots
-            .iter()
-            .flatten()
-            .map(|keypair| keypair.born)
-            .max()
+        self.slots.last().map(|keypair| keypair.born)
     }
 
-    /// Forgets the keypair to send with, because the engine did.
-    pub(crate) fn forget_current(&mut self) {
-        let current = self.current;
-        self.slots[slot(current)].take_if(|keypair| keypair.engine == current);
-    }
-
-    /// Forgets all of them, because the engine did.
+    /// Forgets all of them.
     pub(crate) fn clear(&mut self) {
-        self.slots = Default::default();
+        *self = Self::default();
     }
 }
 
@@ -156,47 +137,62 @@ impl Keypairs {
 mod tests {
     use super::*;
 
-    /// Some receiver index for what the engine calls so.
-    const fn wire(engine: u32) -> u32 {
-        engine.wrapping_mul(0x9e37_79b9)
+    fn insert(keypairs: &mut Keypairs, index: u32, role: Role, now: u64) {
+        keypairs.insert(index, role, Keys::none(), now);
+    }
+
+    fn current(keypairs: &Keypairs) -> Option<u32> {
+        keypairs.current().map(|keypair| keypair.index)
     }
 
     #[test]
     fn a_late_message_on_an_old_keypair_does_not_bring_it_back() {
         let mut keypairs = Keypairs::default();
-        keypairs.advance();
-        keypairs.insert(wire(0x101), 0x101, Role::Initiator, 0);
-        keypairs.advance();
-        keypairs.insert(wire(0x102), 0x102, Role::Initiator, 120_000);
-        assert_eq!(keypairs.used(0x101), Use::Ordinary);
-        assert_eq!(keypairs.current().unwrap().engine, 0x102);
+        insert(&mut keypairs, 1, Role::Initiator, 0);
+        insert(&mut keypairs, 2, Role::Initiator, 120_000);
+        assert_eq!(keypairs.used(1), Use::Ordinary);
+        assert_eq!(current(&keypairs), Some(2));
     }
 
     #[test]
     fn a_responder_sends_only_after_the_first_message_on_the_keypair() {
         let mut keypairs = Keypairs::default();
-        keypairs.advance();
-        keypairs.insert(wire(0x101), 0x101, Role::Responder, 0);
-        assert!(keypairs.current().is_none());
-        assert_eq!(keypairs.used(0x101), Use::Confirmed);
-        assert_eq!(keypairs.used(0x101), Use::Ordinary);
-        assert_eq!(keypairs.current().unwrap().engine, 0x101);
+        insert(&mut keypairs, 1, Role::Responder, 0);
+        assert_eq!(current(&keypairs), None);
+        assert_eq!(keypairs.used(1), Use::Confirmed);
+        assert_eq!(keypairs.used(1), Use::Ordinary);
+        assert_eq!(current(&keypairs), Some(1));
     }
 
     #[test]
-    fn a_keypair_that_lost_its_slot_is_not_sent_with() {
+    fn handshakes_that_nobody_confirms_take_no_place_of_the_one_that_sends() {
         let mut keypairs = Keypairs::default();
-        keypairs.insert(wire(0x101), 0x101, Role::Initiator, 0);
-        for index in 0x102..=0x109 {
-            keypairs.advance();
-            keypairs.insert(wire(index), index, Role::Responder, 1);
+        insert(&mut keypairs, 1, Role::Initiator, 0);
+        for index in 2..20 {
+            insert(&mut keypairs, index, Role::Responder, 1);
         }
-        assert!(
-            keypairs.current().is_none(),
-            "slot 1 holds 0x109, which the peer has not confirmed"
-        );
-        assert!(keypairs.find(wire(0x101)).is_none());
-        assert_eq!(keypairs.used(0x109), Use::Confirmed);
-        assert_eq!(keypairs.current().unwrap().engine, 0x109);
+        assert_eq!(current(&keypairs), Some(1));
+        assert_eq!(keypairs.slots.len(), SLOTS);
+        assert!(keypairs.find(16).is_none() && keypairs.find(17).is_some());
+        assert_eq!(keypairs.used(19), Use::Confirmed);
+        assert_eq!(current(&keypairs), Some(19));
+    }
+
+    #[test]
+    fn one_that_is_too_old_goes_when_another_comes() {
+        let mut keypairs = Keypairs::default();
+        insert(&mut keypairs, 1, Role::Initiator, 0);
+        insert(&mut keypairs, 2, Role::Responder, 180_000);
+        assert!(keypairs.find(1).is_none());
+        assert_eq!(current(&keypairs), None);
+    }
+
+    #[test]
+    fn an_older_keypair_may_be_confirmed_without_becoming_the_one_that_sends() {
+        let mut keypairs = Keypairs::default();
+        insert(&mut keypairs, 1, Role::Responder, 0);
+        insert(&mut keypairs, 2, Role::Initiator, 0);
+        assert_eq!(keypairs.used(1), Use::Confirmed);
+        assert_eq!(current(&keypairs), Some(2));
     }
 }

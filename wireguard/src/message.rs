@@ -59,14 +59,16 @@ pub(crate) fn index_at(message: &[u8], offset: usize) -> u32 {
         .map_or(0, |bytes| u32::from_le_bytes(*bytes))
 }
 
-/// Writes an index into a message whose length was checked.
-pub(crate) fn set_index(message: &mut [u8], offset: usize, index: u32) {
-    if let Some(bytes) = message
-        .get_mut(offset..)
-        .and_then(|rest| rest.first_chunk_mut())
-    {
-        *bytes = index.to_le_bytes();
-    }
+/// Length of what comes before the sealed part of a data message.
+pub(crate) const HEADER_LEN: usize = 16;
+
+/// The header of a data message (type 4).
+pub(crate) fn data_header(receiver: u32, counter: u64) -> [u8; HEADER_LEN] {
+    let mut header = [0; HEADER_LEN];
+    header[0] = 4;
+    header[4..8].copy_from_slice(&receiver.to_le_bytes());
+    header[8..].copy_from_slice(&counter.to_le_bytes());
+    header
 }
 
 /// The first MAC of handshake messages to one key (white paper, section 5.4.4): it shows that the sender knows the

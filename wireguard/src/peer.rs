@@ -15,10 +15,9 @@ use std::time::{Duration, Instant};
 use ipnetwork::Ipv6Network;
 
 use crate::constants::{
-    JITTER, KEEPALIVE_TIMEOUT, KEY_LIFETIME, KEY_LIFETIME_SLACK, MISSED_TRIES, OVERHEAD,
-    PATIENT_RETRY, QUICK_RETRY, QUICK_TIME, REJECT_AFTER_TIME, REKEY_AFTER_TIME,
-    REKEY_ATTEMPT_TIME, REKEY_TIMEOUT, RENEW_AS_RESPONDER, SETTLE_TIME, SILENCE_TIMEOUT,
-    TRIES_AT_PROVEN, TRIES_PER_UNANSWERED,
+    JITTER, KEEPALIVE_TIMEOUT, KEY_LIFETIME, MISSED_TRIES, OVERHEAD, PATIENT_RETRY, QUICK_RETRY,
+    QUICK_TIME, REJECT_AFTER_TIME, REKEY_AFTER_TIME, REKEY_ATTEMPT_TIME, REKEY_TIMEOUT,
+    RENEW_AS_RESPONDER, SILENCE_TIMEOUT, TRIES_AT_PROVEN, TRIES_PER_UNANSWERED,
 };
 use crate::device::{Event, Transmit};
 use crate::endpoint::Endpoint;
@@ -28,6 +27,7 @@ use crate::keypair::Role;
 use crate::reader::Author;
 use crate::rng::Rng;
 use crate::session::{Batch, Kind, Session, State};
+use crate::stamp::Clock;
 
 /// Whether a session is kept when nobody uses it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -70,6 +70,7 @@ pub(crate) struct Outputs {
     pub(crate) transmits: VecDeque<Transmit>,
     pub(crate) events: VecDeque<Event>,
     pub(crate) rng: Rng,
+    pub(crate) clock: Clock,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,8 +79,6 @@ enum Phase {
     Asking,
     /// No address is known to send one to.
     Homeless,
-    /// There is a new keypair, but the engine still waits for the answer to a later initiation (`tunnel.rs`, rule 4).
-    Settling,
 }
 
 /// A handshake that we want.
@@ -221,8 +220,8 @@ impl Entry {
     }
 
     fn visit_locked(&mut self, batch: &mut Batch<'_>, now: Now, out: &mut Outputs) {
-        self.heed(batch, now, out);
-        self.drop_old_keys(batch, now, out);
+        self.heed(batch, out);
+        self.drop_old_keys(batch, now);
         self.report(None, out);
         if self
             .attempt
@@ -251,7 +250,7 @@ impl Entry {
         }
         batch.state.watched = batch.state.unanswered.is_some() || batch.state.owed.is_some();
         self.tell_use(batch, now, out);
-        self.heed(batch, now, out);
+        self.heed(batch, out);
         self.report(None, out);
         self.deadline = self.next_deadline(&batch.state, now);
     }
@@ -305,7 +304,7 @@ impl Entry {
     pub(crate) fn handle_loss(&mut self, now: Now, out: &mut Outputs) {
         let session = Arc::clone(&self.session);
         let mut batch = session.lock(now.instant);
-        self.heed(&mut batch, now, out);
+        self.heed(&mut batch, out);
         self.begin(&mut batch, now, out);
         self.visit_locked(&mut batch, now, out);
     }
@@ -314,7 +313,7 @@ impl Entry {
     pub(crate) fn initiate(&mut self, now: Now, out: &mut Outputs) {
         let session = Arc::clone(&self.session);
         let mut batch = session.lock(now.instant);
-        self.heed(&mut batch, now, out);
+        self.heed(&mut batch, out);
         if !session.is_established() {
             self.begin(&mut batch, now, out);
         }
@@ -325,10 +324,10 @@ impl Entry {
     pub(crate) fn call(&mut self, endpoint: Endpoint, now: Now, out: &mut Outputs) {
         let session = Arc::clone(&self.session);
         let mut batch = session.lock(now.instant);
-        self.heed(&mut batch, now, out);
+        self.heed(&mut batch, out);
         let attempt = Attempt::due(now.millis);
         self.attempt.get_or_insert(attempt);
-        let initiation = batch.initiate(&mut out.transmits);
+        let initiation = batch.initiate(out.clock.stamp(now.instant));
         self.send_initiation(&mut batch, initiation, endpoint, now, out);
         self.visit_locked(&mut batch, now, out);
     }
@@ -337,9 +336,9 @@ impl Entry {
     pub(crate) fn handle_network_change(&mut self, now: Now, out: &mut Outputs) {
         let session = Arc::clone(&self.session);
         let mut batch = session.lock(now.instant);
-        self.heed(&mut batch, now, out);
+        self.heed(&mut batch, out);
         batch.forget_source();
-        self.drop_old_keys(&mut batch, now, out);
+        self.drop_old_keys(&mut batch, now);
         if session.is_established() {
             self.send_keepalive(&mut batch, now, out);
         }
@@ -354,7 +353,7 @@ impl Entry {
     pub(crate) fn handle_resume(&mut self, wait: u64, now: Now, out: &mut Outputs) -> bool {
         let session = Arc::clone(&self.session);
         let mut batch = session.lock(now.instant);
-        self.heed(&mut batch, now, out);
+        self.heed(&mut batch, out);
         batch.forget_source();
         let is_wanted = self.upkeep == Upkeep::Always
             || self.attempt.is_some()
@@ -388,7 +387,7 @@ impl Entry {
     }
 
     /// Looks at what was noted since the last visit.
-    fn heed(&mut self, batch: &mut Batch<'_>, now: Now, out: &mut Outputs) {
+    fn heed(&mut self, batch: &mut Batch<'_>, out: &mut Outputs) {
         let (signals, notes) = batch.take_pending();
         if let Some(at) = notes.answered {
             self.shaken = self.shaken.max(Some(at));
@@ -397,21 +396,16 @@ impl Entry {
                 attempt.next = attempt.next.max(at + millis(REKEY_TIMEOUT));
             }
         }
-        if notes.asked {
-            let attempt = Attempt::due(now.millis);
-            self.attempt.get_or_insert(attempt);
-            self.note_try(batch.endpoint(), None, now, out);
-        }
         if notes.missed {
             let peer = *self.session.key();
             out.events.push_back(Event::Missed { peer });
         }
-        if notes.completed.is_some() {
-            self.conclude(batch, now);
-            self.report(notes.completed, out);
+        // There is a new keypair: no initiation is wanted any more.
+        if notes.completed.is_some() || signals.confirmed {
+            self.attempt = None;
         }
-        if signals.confirmed {
-            self.conclude(batch, now);
+        if notes.completed.is_some() {
+            self.report(notes.completed, out);
         }
         if signals.roamed
             && let Some(endpoint) = batch.endpoint()
@@ -424,20 +418,7 @@ impl Entry {
         }
     }
 
-    /// There is a new keypair: no initiation is wanted any more, except to settle one that the engine waits for.
-    fn conclude(&mut self, batch: &Batch<'_>, now: Now) {
-        if batch.state.handshakes.is_waiting()
-            && let Some(attempt) = &mut self.attempt
-        {
-            attempt.phase = Phase::Settling;
-            attempt.next =
-                (attempt.started + millis(SETTLE_TIME)).max(now.millis + millis(REKEY_TIMEOUT));
-        } else {
-            self.attempt = None;
-        }
-    }
-
-    fn drop_old_keys(&mut self, batch: &mut Batch<'_>, now: Now, out: &mut Outputs) {
+    fn drop_old_keys(&self, batch: &mut Batch<'_>, now: Now) {
         if !batch
             .state
             .keypairs
@@ -450,15 +431,8 @@ impl Entry {
             .state
             .keypairs
             .newest()
-            .is_some_and(|born| born + millis(KEY_LIFETIME + KEY_LIFETIME_SLACK) <= now.millis)
+            .is_some_and(|born| born + millis(KEY_LIFETIME) <= now.millis)
         {
-            if let Some(initiation) = batch.advance(&mut out.transmits)
-                && let Some(endpoint) = batch.endpoint()
-            {
-                let attempt = Attempt::due(now.millis);
-                self.attempt.get_or_insert(attempt);
-                self.send_initiation(batch, initiation, endpoint, now, out);
-            }
             batch.state.keypairs.clear();
         }
     }
@@ -510,10 +484,6 @@ impl Entry {
             .map_or(now.millis, |sent| now.millis.max(sent + millis(pause)));
         match &mut self.attempt {
             None => self.attempt = Some(Attempt::due(next)),
-            Some(attempt) if attempt.phase == Phase::Settling => {
-                attempt.phase = Phase::Asking;
-                attempt.next = attempt.next.min(next);
-            }
             Some(attempt) => {
                 attempt.next = attempt.next.min(if attempt.is_patient(now.millis) {
                     next
@@ -543,6 +513,7 @@ impl Entry {
         }
         if patient && self.upkeep == Upkeep::OnDemand {
             self.attempt = None;
+            batch.state.handshakes.give_up();
             batch.state.renewal = false;
             batch.state.unanswered = None;
             batch.state.owed = None;
@@ -561,7 +532,7 @@ impl Entry {
             });
             return;
         };
-        let initiation = batch.initiate(&mut out.transmits);
+        let initiation = batch.initiate(out.clock.stamp(now.instant));
         self.send_initiation(batch, initiation, endpoint, now, out);
     }
 
@@ -580,22 +551,12 @@ impl Entry {
             endpoint,
             payload: initiation,
         });
-        self.note_try(way, Some(endpoint), now, out);
-    }
-
-    /// An initiation was sent, to there if that is known, while the session went that way: when the next one is due.
-    fn note_try(
-        &mut self,
-        way: Option<Endpoint>,
-        to: Option<Endpoint>,
-        now: Now,
-        out: &mut Outputs,
-    ) {
         self.shaken = Some(now.millis);
         self.jitter = out.rng.jitter(JITTER);
         if let Some(attempt) = &mut self.attempt {
-            let is_relayed = |endpoint| matches!(endpoint, Some(Endpoint::Overlay(_)));
-            let is_quick = (is_relayed(way) || is_relayed(to)) && now.millis < attempt.quick;
+            let is_relayed = |endpoint| matches!(endpoint, Endpoint::Overlay(_));
+            let is_quick =
+                (way.is_some_and(is_relayed) || is_relayed(endpoint)) && now.millis < attempt.quick;
             let pause = if attempt.is_patient(now.millis) {
                 PATIENT_RETRY
             } else if is_quick {
@@ -605,7 +566,7 @@ impl Entry {
             };
             attempt.phase = Phase::Asking;
             attempt.asked = attempt.asked.saturating_add(1);
-            attempt.missed += u32::from(is_relayed(to));
+            attempt.missed += u32::from(is_relayed(endpoint));
             if !is_quick {
                 attempt.tries = attempt.tries.saturating_add(1);
             }
@@ -713,7 +674,7 @@ impl Entry {
                 state
                     .keypairs
                     .newest()
-                    .map(|born| born + millis(KEY_LIFETIME + KEY_LIFETIME_SLACK)),
+                    .map(|born| born + millis(KEY_LIFETIME)),
                 "keys to forget",
             ),
         ]

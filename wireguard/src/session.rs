@@ -19,13 +19,13 @@ use crate::constants::{
     REKEY_ON_RECEIVE,
 };
 use crate::endpoint::{Endpoint, Underlay};
+use crate::engine::Engine;
 use crate::handshake::{HandshakeError, Handshakes, Notes};
 use crate::index::Indices;
 use crate::key::PublicKey;
 use crate::keypair::{Keypairs, Role, Use};
 use crate::loss::{Loss, Tally};
-use crate::message::{Message, set_index};
-use crate::tunnel::Tunnel;
+use crate::message::{HEADER_LEN, Message, data_header};
 
 /// What the other end is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -226,7 +226,7 @@ pub struct Session {
 /// What the lock protects. Times are milliseconds since the device's base.
 #[derive(Debug)]
 pub(crate) struct State {
-    pub(crate) tunnel: Tunnel,
+    pub(crate) engine: Engine,
     pub(crate) keypairs: Keypairs,
     pub(crate) handshakes: Handshakes,
     /// Where the peer was last heard, or where somebody who knows said it is.
@@ -256,8 +256,6 @@ pub(crate) struct State {
     /// What the device has not looked at yet.
     pub(crate) pending: Signals,
     loss: Loss,
-    /// Where a packet is padded.
-    padded: Vec<u8>,
 }
 
 impl Session {
@@ -266,7 +264,7 @@ impl Session {
         kind: Kind,
         handshakes: Handshakes,
         base: Instant,
-        tunnel: Tunnel,
+        engine: Engine,
         allowed: Vec<Ipv6Network>,
     ) -> Arc<Self> {
         Arc::new(Self {
@@ -280,7 +278,7 @@ impl Session {
             cut: AtomicBool::new(false),
             totals: Totals::default(),
             state: Mutex::new(State {
-                tunnel,
+                engine,
                 keypairs: Keypairs::default(),
                 handshakes,
                 endpoint: None,
@@ -299,7 +297,6 @@ impl Session {
                 watched: false,
                 pending: Signals::default(),
                 loss: Loss::default(),
-                padded: Vec::new(),
             }),
         })
     }
@@ -510,12 +507,9 @@ impl Batch<'_> {
         mtu: usize,
         out: &mut [u8],
     ) -> Result<usize, SealError> {
-        let state = &mut *self.state;
-        let Some(keypair) = state
-            .keypairs
-            .current()
-            .filter(|keypair| keypair.is_alive(self.now))
-        else {
+        let now = self.now;
+        let current = self.state.keypairs.current_mut();
+        let Some(keypair) = current.filter(|keypair| keypair.is_alive(now)) else {
             self.lapse();
             return Err(SealError::NotEstablished);
         };
@@ -528,31 +522,18 @@ impl Batch<'_> {
             .next_multiple_of(PADDING)
             .min(mtu)
             .max(packet.len());
-        if out.len() < padded + OVERHEAD {
+        let length = padded + OVERHEAD;
+        let Some((header, sealed)) = out
+            .get_mut(..length)
+            .and_then(<[u8]>::split_first_chunk_mut)
+        else {
             return Err(SealError::Buffer);
-        }
-        let sealed = if padded == packet.len() {
-            state.tunnel.seal(packet, out)
-        } else {
-            state.padded.clear();
-            state.padded.extend_from_slice(packet);
-            state.padded.resize(padded, 0);
-            state.tunnel.seal(&state.padded, out)
         };
-        let length = match sealed {
-            Ok(length) => length,
-            Err(error) => {
-                state.keypairs.clear();
-                self.lapse();
-                return Err(error);
-            }
-        };
-        let Some(keypair) = state.keypairs.current_mut() else {
-            return Err(SealError::NotEstablished);
-        };
+        *header = data_header(keypair.keys.remote, keypair.sent);
+        keypair.keys.seal(keypair.sent, packet, sealed);
         keypair.sent += 1;
         let stale =
-            keypair.role == Role::Initiator && keypair.age(self.now) >= as_millis(REKEY_AFTER_TIME);
+            keypair.role == Role::Initiator && keypair.age(now) >= as_millis(REKEY_AFTER_TIME);
         if stale || keypair.sent >= REKEY_AFTER_MESSAGES {
             self.want_renewal();
         }
@@ -565,15 +546,14 @@ impl Batch<'_> {
     }
 
     /// Opens a data message that came from `from` into `out`, which needs room for the datagram less 16 bytes. An authentic one
-    /// moves the session's endpoint to `from`, unless it is a packet of a node itself (from its link-local address). The datagram is the same
-    /// afterwards; while the engine reads it, its receiver index is the engine's own.
+    /// moves the session's endpoint to `from`, unless it is a packet of a node itself (from its link-local address).
     ///
     /// # Errors
     /// See [`OpenError`]. Apart from [`OpenError::Malformed`], nothing has changed then.
     pub fn open<'a>(
         &mut self,
         from: Endpoint,
-        datagram: &mut [u8],
+        datagram: &[u8],
         out: &'a mut [u8],
     ) -> Result<Opened<'a>, OpenError> {
         let Some(Message::Data { receiver, counter }) = Message::of(datagram) else {
@@ -593,15 +573,16 @@ impl Batch<'_> {
         if out.len() < datagram.len() - 16 {
             return Err(OpenError::Buffer);
         }
-        let engine = keypair.engine;
-        set_index(datagram, 4, engine);
-        let opened = state.tunnel.open(datagram, out);
-        set_index(datagram, 4, receiver);
-        if !matches!(opened, Ok(_) | Err(OpenError::Malformed)) {
-            return Err(opened.err().unwrap_or(OpenError::Forged));
+        if !keypair.window.is_new(counter) {
+            return Err(OpenError::Replayed);
         }
-        // The engine switched to this keypair, if it is the newer one.
-        if state.keypairs.used(engine) == Use::Confirmed {
+        let text = keypair
+            .keys
+            .open(counter, &datagram[HEADER_LEN..], out)
+            .map_err(|chapoly::Forged| OpenError::Forged)?;
+        keypair.window.note(counter);
+        let opened = packet_length(text).ok_or(OpenError::Malformed);
+        if state.keypairs.used(receiver) == Use::Confirmed {
             self.fresh();
             self.signals.confirmed = true;
         }
@@ -782,6 +763,21 @@ impl Drop for Batch<'_> {
     }
 }
 
+/// How long the IP packet is that a text begins with, without what it was padded with; zero if there is nothing at all.
+fn packet_length(text: &[u8]) -> Option<usize> {
+    let at = |offset: usize| {
+        let bytes: &[u8; 2] = text.get(offset..)?.first_chunk()?;
+        Some(usize::from(u16::from_be_bytes(*bytes)))
+    };
+    let (header, length) = match text.first().map(|first| first >> 4) {
+        None => return Some(0),
+        Some(4) => (20, at(2)?),
+        Some(6) => (40, 40 + at(4)?),
+        Some(_) => return None,
+    };
+    (header..=text.len()).contains(&length).then_some(length)
+}
+
 fn source(packet: &[u8]) -> Option<Ipv6Addr> {
     let source: &[u8; 16] = packet.get(8..24)?.first_chunk()?;
     (packet.len() >= 40 && packet[0] >> 4 == 6).then(|| Ipv6Addr::from(*source))
@@ -790,10 +786,10 @@ fn source(packet: &[u8]) -> Option<Ipv6Addr> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::Factory;
     use crate::index::Series;
     use crate::key::PrivateKey;
-    use crate::message::Mac1;
-    use crate::tunnel::{FIRST_INDEX, Factory};
+    use crate::stamp::Clock;
 
     const MTU: usize = 1420;
 
@@ -801,20 +797,22 @@ mod tests {
     fn agreed(base: Instant) -> (Arc<Session>, Arc<Session>) {
         let keys = [1, 2].map(|byte| PrivateKey::from_bytes([byte << 3; 32]));
         let [a, b] = [(0, 1), (1, 0)].map(|(own, other): (usize, usize)| {
+            let key = keys[own].clone();
             let peer = keys[other].public();
-            let tunnel = Factory::boringtun(keys[own].clone()).make(&peer, None, 1);
-            let series = Series::new(Indices::new(&keys[own], 1), 5, 0);
-            let handshakes = Handshakes::new(series, Mac1::new(&keys[own].public()), &peer);
-            Session::new(peer, Kind::Mesh, handshakes, base, tunnel, Vec::new())
+            let series = Series::new(Indices::new(&key, 1), 5, 0);
+            let engine = Factory::Noise { key }.make(&peer, None, 1);
+            let handshakes = Handshakes::new(series, &peer);
+            Session::new(peer, Kind::Mesh, handshakes, base, engine, Vec::new())
         });
         {
             let (mut a, mut b) = (a.lock(base), b.lock(base));
-            let initiation = a.state.tunnel.initiate(base);
-            let response = b.state.tunnel.handle(&initiation).unwrap();
-            a.state.tunnel.handle(&response).unwrap();
-            let index = FIRST_INDEX + 1;
-            a.state.keypairs.insert(index, index, Role::Initiator, 0);
-            b.state.keypairs.insert(index, index, Role::Responder, 0);
+            let (ours, theirs) = (7, 8);
+            let stamp = Clock::default().stamp(base);
+            let (initiation, initiated) = a.state.engine.initiate(ours, stamp);
+            let (response, keys) = b.state.engine.respond(&initiation, theirs).unwrap();
+            b.state.keypairs.insert(theirs, Role::Responder, keys, 0);
+            let keys = a.state.engine.complete(&initiated, &response).unwrap();
+            a.state.keypairs.insert(ours, Role::Initiator, keys, 0);
             a.fresh();
         }
         (a, b)
@@ -862,7 +860,7 @@ mod tests {
         let from = Endpoint::unproven("192.0.2.1:1".parse().unwrap());
         let mut opened = [0; 64];
         assert_eq!(
-            b.lock(now).open(from, &mut out[..32], &mut opened),
+            b.lock(now).open(from, &out[..32], &mut opened),
             Ok(Opened::Keepalive)
         );
         let (pending, _) = b.lock(now).take_pending();
@@ -878,18 +876,18 @@ mod tests {
     }
 
     #[test]
-    fn an_engine_that_lost_its_keys_emits_no_handshake() {
-        let now = base();
-        let (a, _) = agreed(now);
-        let key = PrivateKey::from_bytes([9; 32]);
-        let mut batch = a.lock(now);
-        batch.state.tunnel = Factory::boringtun(key).make(a.key(), None, 1);
-        let mut out = [0; 256];
-        assert_eq!(
-            batch.seal(&[0x60; 64], MTU, &mut out),
-            Err(SealError::NotEstablished)
-        );
-        assert!(batch.finish().woke);
-        assert!(!a.is_established());
+    fn what_is_inside_is_as_long_as_its_header_says_or_nothing() {
+        let six = |length: u8| [&[0x60, 0, 0, 0, 0, length][..], &[0; 40]].concat();
+        let four = |length: u8| [&[0x45, 0, 0, length][..], &[0; 40]].concat();
+        assert_eq!(packet_length(&[]), Some(0));
+        assert_eq!(packet_length(&six(0)), Some(40));
+        assert_eq!(packet_length(&six(6)), Some(46));
+        assert_eq!(packet_length(&six(7)), None, "longer than the text");
+        assert_eq!(packet_length(&six(0)[..39]), None);
+        assert_eq!(packet_length(&four(44)), Some(44));
+        assert_eq!(packet_length(&four(45)), None);
+        assert_eq!(packet_length(&four(19)), None, "shorter than its header");
+        assert_eq!(packet_length(&[0x45]), None);
+        assert_eq!(packet_length(&[0; 64]), None);
     }
 }

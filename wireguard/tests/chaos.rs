@@ -175,7 +175,7 @@ fn timeline(engine: Engine, seed: u64) -> Vec<(Duration, usize, u8, usize)> {
 fn the_simulated_engine_behaves_as_the_real_one() {
     for seed in 0..20 {
         let (real, simulated) = (
-            timeline(Engine::Boringtun, seed),
+            timeline(Engine::Noise, seed),
             timeline(Engine::Simulated, seed),
         );
         assert!(real.len() > 20);
@@ -214,7 +214,7 @@ proptest! {
             .prop_flat_map(|length| proptest::collection::vec(any::<u8>(), length)),
     ) {
         thread_local! {
-            static LAB: std::cell::RefCell<Lab> = std::cell::RefCell::new(Lab::connected(Engine::Boringtun));
+            static LAB: std::cell::RefCell<Lab> = std::cell::RefCell::new(Lab::connected(Engine::Noise));
         }
         LAB.with_borrow_mut(|lab| {
             if let Some(header) = datagram.first_chunk_mut::<4>() {

@@ -61,7 +61,7 @@ fn run_through(lab: &mut Lab, gate: &mut Gate, load: Load, duration: Duration) {
 
 #[test]
 fn a_device_proves_its_address_and_connects_with_its_second_initiation() {
-    let (mut lab, mut gate) = (Lab::pair(Engine::Boringtun), gate(1));
+    let (mut lab, mut gate) = (Lab::pair(Engine::Noise), gate(1));
     lab.initiate(0, 1);
     run_through(&mut lab, &mut gate, Load::Heavy, secs(6));
     assert!(lab.session(0, 1).is_established() && lab.session(1, 0).is_established());
@@ -70,7 +70,7 @@ fn a_device_proves_its_address_and_connects_with_its_second_initiation() {
 
 #[test]
 fn without_load_the_first_initiation_passes() {
-    let (mut lab, mut gate) = (Lab::pair(Engine::Boringtun), gate(1));
+    let (mut lab, mut gate) = (Lab::pair(Engine::Noise), gate(1));
     lab.initiate(0, 1);
     run_through(&mut lab, &mut gate, Load::Light, Duration::from_millis(100));
     assert!(lab.session(1, 0).is_established());
@@ -126,7 +126,7 @@ fn load_lasts_a_second_longer() {
 
 #[test]
 fn a_flood_in_the_name_of_a_peer_does_not_shut_it_out() {
-    let (mut lab, mut gate) = (Lab::pair(Engine::Boringtun), gate(1));
+    let (mut lab, mut gate) = (Lab::pair(Engine::Noise), gate(1));
     let message = nonsense(1);
     for _ in 0..1000 {
         gate.judge(&message, underlay(0), Load::Light, lab.now);
@@ -204,7 +204,7 @@ both_engines! {
 /// Who knows a peer's public key can name it in an initiation, but not seal the time stamp.
 #[test]
 fn an_initiation_in_the_name_of_a_peer_does_not_get_past_the_reader() {
-    let mut lab = Lab::pair(Engine::Boringtun);
+    let mut lab = Lab::pair(Engine::Noise);
     lab.initiate(0, 1);
     let right = lab.last(0, 1);
     let reader = lab.nodes[1].device.reader();

@@ -120,7 +120,7 @@ both_engines! {
         let mut seen = BTreeSet::new();
         for restart in 0..5 {
             let mut lab = Lab::new(engine, 2);
-            lab.nodes[0].device = device(engine, 0, 100 + restart);
+            lab.nodes[0].device = lab.restarted(engine, 0, 100 + restart);
             lab.add(0, peer(1));
             lab.add(1, peer(0));
             lab.initiate(0, 1);
@@ -148,17 +148,6 @@ both_engines! {
         let keypairs: BTreeSet<u32> = seen.iter().map(|(index, _)| *index).collect();
         assert_eq!(keypairs.len(), 8, "four for each direction");
         assert!(lab.nodes.iter().all(|node| node.refused.is_empty()));
-    }
-
-    fn a_datagram_is_the_same_after_it_was_opened_or_refused(engine: Engine) {
-        let lab = &mut Lab::connected(engine);
-        let sealed = lab.seal(0, 1, &packet(overlay(0), 60)).unwrap().payload;
-        let (session, mut out) = (lab.session(1, 0), [0; 256]);
-        let mut datagram = sealed.clone();
-        assert!(session.lock(lab.now).open(at(underlay(0)), &mut datagram, &mut out).is_ok());
-        assert_eq!(datagram, sealed);
-        assert!(session.lock(lab.now).open(at(underlay(0)), &mut datagram, &mut out).is_err());
-        assert_eq!(datagram, sealed);
     }
 
     fn an_index_leads_to_its_session_and_to_no_other(engine: Engine) {

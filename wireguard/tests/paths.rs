@@ -23,11 +23,11 @@ fn hear_from(lab: &mut Lab, from: Endpoint) {
 }
 
 fn hear(lab: &mut Lab, from: Endpoint, packet: &[u8]) {
-    let mut flight = lab.seal(0, 1, packet).unwrap();
+    let flight = lab.seal(0, 1, packet).unwrap();
     let mut out = [0; 2048];
     let session = lab.session(1, 0);
     let mut batch = session.lock(lab.now);
-    batch.open(from, &mut flight.payload, &mut out).unwrap();
+    batch.open(from, &flight.payload, &mut out).unwrap();
     let signals = batch.finish();
     if signals.any() {
         lab.nodes[1].device.handle_signal(&public(0), lab.now);

@@ -38,7 +38,7 @@ both_engines! {
     fn another_local_address_is_kept_without_an_event(engine: Engine) {
         let mut lab = Lab::connected(engine);
         let events = lab.nodes[1].events.len();
-        let mut flight = lab.seal(0, 1, &packet(overlay(0), 80)).unwrap();
+        let flight = lab.seal(0, 1, &packet(overlay(0), 80)).unwrap();
         let session = lab.session(1, 0);
         let from = Endpoint::Underlay(Underlay {
             remote: underlay(0),
@@ -47,7 +47,7 @@ both_engines! {
         });
         let mut out = [0; 2048];
         let mut batch = session.lock(lab.now);
-        assert!(batch.open(from, &mut flight.payload, &mut out).is_ok());
+        assert!(batch.open(from, &flight.payload, &mut out).is_ok());
         assert!(!batch.finish().roamed);
         assert_eq!(session.lock(lab.now).endpoint(), Some(from));
         lab.drain(1);
@@ -98,7 +98,7 @@ both_engines! {
         let mut lab = Lab::connected(engine);
         let initiation = lab.last(0, 1);
         lab.run(secs(10));
-        lab.nodes[1].device = device(engine, 1, 88);
+        lab.nodes[1].device = lab.restarted(engine, 1, 88);
         lab.add(1, peer(0));
         lab.initiate(1, 0);
         lab.run(secs(1));
@@ -115,7 +115,7 @@ both_engines! {
         let mut lab = Lab::connected(engine);
         lab.run(secs(10));
         lab.nodes[0].at = elsewhere();
-        lab.nodes[0].device = device(engine, 0, 77);
+        lab.nodes[0].device = lab.restarted(engine, 0, 77);
         lab.add(0, peer(1));
         lab.initiate(0, 1);
         lab.run(secs(1));

@@ -111,7 +111,7 @@ both_engines! {
         assert_eq!(lab.times(1, 1).len(), 1);
     }
 
-    fn an_initiation_that_crosses_a_response_is_settled(engine: Engine) {
+    fn an_initiation_that_crosses_a_response_is_not_repeated(engine: Engine) {
         let mut lab = Lab::pair(engine);
         let response = answered(&mut lab);
         lab.cut(0, 1);
@@ -126,7 +126,7 @@ both_engines! {
         lab.drain(0);
         lab.heal();
         lab.run(secs(120));
-        assert_eq!(lab.times(0, 1).len(), 3, "the engine still waits for an answer to the last one");
+        assert_eq!(lab.times(0, 1).len(), 2);
         assert!(session.is_established());
     }
 
@@ -210,7 +210,7 @@ both_engines! {
 
 #[test]
 fn an_initiation_after_the_last_too_soon_costs_one_key_agreement() {
-    let mut lab = Lab::connected(Engine::Boringtun);
+    let mut lab = Lab::connected(Engine::Noise);
     let reader = lab.nodes[1].device.reader().clone();
     let mut right = lab.last(0, 1);
     // What the second key agreement would find out is not even looked at.

@@ -1,4 +1,4 @@
-//! A device and the engine alone, as another implementation: what we rewrite in handshakes must suit it, under load too.
+//! A device and boringtun: handshakes and packets of another implementation, in both roles, under load too.
 #![allow(
     clippy::unwrap_used,
     clippy::disallowed_methods,
@@ -105,7 +105,7 @@ fn talk(lab: &mut Lab, stock: &mut Stock) {
 }
 
 fn lab() -> Lab {
-    let mut lab = Lab::new(Engine::Boringtun, 1);
+    let mut lab = Lab::new(Engine::Noise, 1);
     lab.add(OURS, peer(THEIRS));
     lab
 }
@@ -155,7 +155,7 @@ fn our_second_initiation_proves_our_address_to_boringtun() {
 
 #[test]
 fn our_response_proves_our_address_to_an_initiator_under_load() {
-    let mut lab = Lab::pair(Engine::Boringtun);
+    let mut lab = Lab::pair(Engine::Noise);
     let mut gate = Gate::new(&public(0), &[9; 32]);
     let mut answer = |lab: &mut Lab| {
         lab.initiate(0, 1);

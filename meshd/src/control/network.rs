@@ -36,9 +36,9 @@ const JOINED: Duration = Duration::from_secs(30);
 const RESOLVE: Duration = Duration::from_secs(5);
 
 impl Control {
-    /// Seconds since 1970.
-    fn unix_s(&self) -> u64 {
-        Reading::now(self.clock).unix_s(self.started)
+    /// Time since 1970.
+    fn unix(&self) -> Duration {
+        Reading::now(self.clock).unix(self.started)
     }
 
     /// Keeps the records that the node has by now, and tells it so.
@@ -96,9 +96,9 @@ impl Control {
         &self,
         call: impl FnOnce(&mut NodeLoop, std::time::Instant) -> Result<T, GovernError> + Send + 'static,
     ) -> Result<T, ErrorBody> {
-        let unix_s = self.unix_s();
+        let unix = self.unix();
         let done = self.node.call(move |node_loop, now| {
-            node_loop.node.handle_wall_clock(unix_s, now);
+            node_loop.node.handle_wall_clock(unix, now);
             call(node_loop, now)
         });
         let done = done.await??;
@@ -234,9 +234,9 @@ impl Control {
         let network = ticket.network.to_string();
         let name = self.own_name(request.name).await?;
         let via = self.way_in(&ticket, request.peer, request.endpoint).await?;
-        let unix_s = self.unix_s();
+        let unix = self.unix();
         let joining = self.node.call(move |node_loop, now| {
-            node_loop.node.handle_wall_clock(unix_s, now);
+            node_loop.node.handle_wall_clock(unix, now);
             let ended = node_loop.await_joined();
             node_loop.node.join(ticket, name, via.clone(), now)?;
             Ok::<_, JoinFailure>((ended, via))

@@ -304,7 +304,7 @@ impl Opener {
         self.write(&mut outer, shared, fib);
         if !self.nested.is_empty() || !self.inner.is_empty() {
             let mut inner = std::mem::take(&mut self.inner);
-            self.open_nested(&mut outer, &mut inner, entrance, shared, fib, now);
+            self.open_nested(&outer, &mut inner, entrance, shared, fib, now);
             self.dispatch(&mut inner, Arrival::Relayed, shared, fib, now);
             self.write(&mut inner, shared, fib);
             inner.clear();
@@ -433,7 +433,7 @@ impl Opener {
     /// Opens the datagrams that were relayed to us, in runs of the same session.
     fn open_nested(
         &mut self,
-        outer: &mut Stage,
+        outer: &Stage,
         inner: &mut Stage,
         entrance: &mut Entrance,
         shared: &Shared,
@@ -463,7 +463,7 @@ impl Opener {
                     }
                     carrier.stats.note_hop_limit(first.hop_limit);
                     let places = run.iter().map(Nested::place);
-                    inner.open(carrier, &mut outer.arena, places, from, shared, now);
+                    inner.open(carrier, &outer.arena, places, from, shared, now);
                 }
                 way @ (Way::Gate | Way::Cookie) => {
                     let egress = &mut self.egress;

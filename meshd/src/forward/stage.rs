@@ -109,7 +109,7 @@ impl Stage {
     pub(super) fn open(
         &mut self,
         carrier: &Arc<Carrier>,
-        bytes: &mut [u8],
+        bytes: &[u8],
         places: impl Iterator<Item = Range<usize>>,
         from: Endpoint,
         shared: &Shared,
@@ -120,7 +120,7 @@ impl Stage {
         let session = &carrier.session;
         let mut batch = session.lock(now);
         for place in places {
-            match batch.open(from, &mut bytes[place], &mut self.arena[self.used..]) {
+            match batch.open(from, &bytes[place], &mut self.arena[self.used..]) {
                 Ok(Opened::Keepalive) => authentic += 1,
                 Ok(Opened::Packet { verdict, packet }) => {
                     authentic += 1;

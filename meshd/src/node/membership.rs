@@ -45,8 +45,8 @@ pub struct Kept {
     pub records: Option<Records>,
     /// The key of that network, if it was created here.
     pub key: Option<NetworkKey>,
-    /// Seconds since 1970 when the node begins.
-    pub unix_s: u64,
+    /// Time since 1970 when the node begins.
+    pub unix: Duration,
 }
 
 /// The network that the node is in, and who else is.
@@ -67,8 +67,8 @@ pub(super) struct Membership {
     invites: u64,
     /// Guests are let in that far.
     is_welcoming: bool,
-    /// When it was how late, in seconds since 1970.
-    wall: (Instant, u64),
+    /// When it was how late, as time since 1970.
+    wall: (Instant, Duration),
     pulls: BTreeMap<PublicKey, Pull>,
     credit: BTreeMap<PublicKey, (f64, Instant)>,
     compared: Instant,
@@ -96,7 +96,7 @@ impl Membership {
             by_key: BTreeMap::new(),
             invites: 0,
             is_welcoming: false,
-            wall: (now, kept.unix_s),
+            wall: (now, kept.unix),
             pulls: BTreeMap::new(),
             credit: BTreeMap::new(),
             compared: now,
@@ -126,7 +126,7 @@ impl Membership {
 
     /// Seconds since 1970.
     pub(super) fn unix_s(&self, now: Instant) -> u64 {
-        self.wall.1 + now.saturating_duration_since(self.wall.0).as_secs()
+        (self.wall.1 + now.saturating_duration_since(self.wall.0)).as_secs()
     }
 
     /// The records have changed: who is a member is computed anew.
@@ -272,9 +272,10 @@ impl Node {
         NodeKey(*self.identity.node().ed25519())
     }
 
-    /// The wall clock says this, in seconds since 1970.
-    pub fn handle_wall_clock(&mut self, unix_s: u64, now: Instant) {
-        self.membership.wall = (now, unix_s);
+    /// The wall clock says this, as time since 1970.
+    pub fn handle_wall_clock(&mut self, unix: Duration, now: Instant) {
+        self.membership.wall = (now, unix);
+        self.device.handle_wall_clock(unix, now);
         self.note_guests(now);
         self.set_membership_timer(now);
     }

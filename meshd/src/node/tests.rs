@@ -147,7 +147,7 @@ impl Host {
         now: Instant,
     ) -> Vec<(Verdict, Vec<u8>)> {
         let from = Endpoint::Underlay(from);
-        let (mut copy, mut out) = (datagram.to_vec(), vec![0; datagram.len()]);
+        let mut out = vec![0; datagram.len()];
         let mut packets = Vec::new();
         match wireguard::Message::of(datagram) {
             Some(wireguard::Message::Data { receiver, .. }) => {
@@ -158,7 +158,7 @@ impl Host {
                 let session = Arc::clone(&carrier.session);
                 let mut batch = session.lock(now);
                 if let Opened::Packet { verdict, packet } =
-                    batch.open(from, &mut copy, &mut out).unwrap()
+                    batch.open(from, datagram, &mut out).unwrap()
                 {
                     packets.push((verdict, packet.to_vec()));
                 }

@@ -200,7 +200,10 @@ impl Machine {
             token,
             epoch: memory.epoch,
             discards: Arc::clone(&discards),
-            kept: crate::node::Kept::default(),
+            kept: crate::node::Kept {
+                unix: now,
+                ..crate::node::Kept::default()
+            },
         };
         let any = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 51860);
         let socket = UdpSocket::simulated(any, Arc::clone(&self.datagrams))?;

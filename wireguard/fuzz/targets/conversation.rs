@@ -74,9 +74,9 @@ fn open(device: &mut Device, at: usize, datagram: &[u8], now: Instant) -> bool {
     let Some(session) = device.receiver(receiver).cloned() else {
         return false;
     };
-    let (mut datagram, mut out) = (datagram.to_vec(), vec![0; datagram.len()]);
+    let mut out = vec![0; datagram.len()];
     let mut batch = session.lock(now);
-    let opened = match batch.open(endpoint(at), &mut datagram, &mut out) {
+    let opened = match batch.open(endpoint(at), datagram, &mut out) {
         Ok(Opened::Packet { verdict, packet }) => {
             assert!(packet.len() + 32 <= datagram.len());
             assert!(verdict != Verdict::Leaf, "the peer is a node");

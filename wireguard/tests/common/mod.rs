@@ -22,7 +22,7 @@ pub const MTU: usize = 1420;
 /// Which engine the devices use.
 #[derive(Clone, Copy, Debug)]
 pub enum Engine {
-    Boringtun,
+    Noise,
     Simulated,
 }
 
@@ -30,9 +30,9 @@ pub enum Engine {
 #[macro_export]
 macro_rules! both_engines {
     ($($(#[$meta:meta])* fn $name:ident($engine:ident: Engine) $body:block)*) => {
-        mod boringtun {
+        mod noise {
             use super::*;
-            $($(#[$meta])* #[test] fn $name() { super::$name(Engine::Boringtun) })*
+            $($(#[$meta])* #[test] fn $name() { super::$name(Engine::Noise) })*
         }
         mod simulated {
             use super::*;
@@ -219,6 +219,13 @@ impl Lab {
         lab
     }
 
+    /// Another device of the same node, which remembers nothing but knows what time it is.
+    pub fn restarted(&self, engine: Engine, node: usize, seed: u64) -> Device {
+        let mut device = device(engine, node, seed);
+        device.handle_wall_clock(secs(1) + (self.now - self.start), self.now);
+        device
+    }
+
     pub fn add(&mut self, node: usize, peer: Peer) {
         self.nodes[node].device.add_peer(peer, self.now).unwrap();
         self.drain(node);
@@ -313,9 +320,9 @@ impl Lab {
                 self.nodes[node].refused.push("no such session");
                 return;
             };
-            let (mut datagram, mut out) = (datagram.to_vec(), vec![0; datagram.len()]);
+            let mut out = vec![0; datagram.len()];
             let mut batch = session.lock(self.now);
-            match batch.open(from, &mut datagram, &mut out) {
+            match batch.open(from, datagram, &mut out) {
                 Ok(Opened::Keepalive) => self.nodes[node].keepalives += 1,
                 Ok(Opened::Packet { verdict, packet }) => {
                     self.nodes[node].inbox.push((verdict, packet.to_vec()))
@@ -464,7 +471,7 @@ impl Lab {
 
 pub fn device(engine: Engine, node: usize, seed: u64) -> Device {
     match engine {
-        Engine::Boringtun => Device::new(private(node), seed + node as u64),
+        Engine::Noise => Device::new(private(node), seed + node as u64),
         Engine::Simulated => Device::simulated(private(node), seed + node as u64),
     }
 }

@@ -11,7 +11,8 @@ const DAY: u64 = 86_400;
 /// A node outside of any network.
 fn host(n: usize, configuration: &str, now: Instant) -> Host {
     let mut host = Host::new(n, configuration, now);
-    host.node.handle_wall_clock(YEAR_2026, now);
+    host.node
+        .handle_wall_clock(Duration::from_secs(YEAR_2026), now);
     host.drain(now);
     host
 }
@@ -281,7 +282,7 @@ fn the_network_comes_back_from_what_is_kept() {
     let kept = Kept {
         records: Some(records),
         key: None,
-        unix_s: YEAR_2026,
+        unix: Duration::from_secs(YEAR_2026),
     };
     let fresh = Fresh {
         identity: identity(2),
