@@ -6,7 +6,6 @@ pub mod agenda;
 pub mod alerts;
 pub mod beacon;
 pub mod bell;
-mod checksum;
 pub mod cli;
 pub mod clock_watch;
 pub mod cni;

@@ -2,7 +2,7 @@
 
 use std::net::Ipv6Addr;
 
-use crate::checksum;
+use crate::io::checksum;
 
 /// Length of the fixed IPv6 header, in bytes.
 pub const HEADER: usize = 40;

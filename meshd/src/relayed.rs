@@ -6,7 +6,7 @@
 use std::net::Ipv6Addr;
 
 use crate::{
-    checksum,
+    io::checksum,
     packet::{FRAGMENT, HEADER, Ipv6Header, UDP},
 };
 

@@ -14,6 +14,7 @@
 //! Nothing here knows WireGuard, Babel or a peer: what comes in and goes out are bytes and socket addresses.
 #![allow(unsafe_code, reason = "system calls live here and nowhere else")]
 
+pub(crate) mod checksum;
 pub mod clock;
 pub mod handover;
 pub mod hardening;

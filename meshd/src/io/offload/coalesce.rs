@@ -7,7 +7,7 @@ use super::{
     IPV6_HEADER, PACKET, Segmentation, TCP, TCP_CHECKSUM, TCP_HEADER, UDP, UDP_CHECKSUM,
     UDP_HEADER, VirtioHeader, be16, be32, pseudo_header,
 };
-use crate::checksum;
+use crate::io::checksum;
 use crate::io::tun::Offload;
 
 /// Most packets in one super-packet: what every kernel takes for UDP (`UDP_MAX_SEGMENTS`; newer ones take 128).

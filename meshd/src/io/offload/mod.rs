@@ -10,7 +10,7 @@ mod split;
 pub use coalesce::{Coalescer, SEGMENTS};
 pub use split::{Segments, SplitError, split};
 
-use crate::checksum;
+use crate::io::checksum;
 
 /// Length of the virtio header before every packet of the TUN device.
 pub const HEADER: usize = 10;

@@ -4,7 +4,7 @@ use super::{
     HEADER, IPV6_HEADER, Segmentation, TCP, TCP_CHECKSUM, TCP_HEADER, UDP, UDP_CHECKSUM,
     UDP_HEADER, VirtioHeader, be16, be32, pseudo_header,
 };
-use crate::checksum;
+use crate::io::checksum;
 
 /// The longest headers that a segment may repeat: IPv6, extension headers, TCP with all its options.
 const HEADERS: usize = 256;

@@ -3,11 +3,31 @@
 /// Words that are added side by side.
 const LANES: usize = 16;
 
+/// Shorter than this, in bytes, nothing is gained by asking the processor what it has.
+const SHORT: usize = 8 * LANES;
+
 /// Adds the 16-bit words of `bytes`, in native byte order, to `initial`. An odd last byte counts as if a zero followed.
 ///
 /// The sum stays unfolded: one's-complement addition is associative, so parts of even length may be added in any order.
 /// Overflow would need 16 GB.
 pub(crate) fn sum(bytes: &[u8], initial: u64) -> u64 {
+    #[cfg(target_arch = "x86_64")]
+    if bytes.len() >= SHORT && is_x86_feature_detected!("avx2") {
+        // SAFETY: the processor has it.
+        return unsafe { sum_avx2(bytes, initial) };
+    }
+    add(bytes, initial)
+}
+
+/// The same in registers twice as wide as every x86-64 has: half the time.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+fn sum_avx2(bytes: &[u8], initial: u64) -> u64 {
+    add(bytes, initial)
+}
+
+#[inline(always)]
+fn add(bytes: &[u8], initial: u64) -> u64 {
     // Independent lanes of 32-bit words, without carries to chase or overflow to look for: the compiler makes vector code of it.
     let mut lanes = [0u64; LANES];
     let (blocks, rest) = bytes.as_chunks::<{ 4 * LANES }>();
@@ -17,15 +37,14 @@ pub(crate) fn sum(bytes: &[u8], initial: u64) -> u64 {
             *lane = lane.wrapping_add(u32::from_ne_bytes(*word).into());
         }
     }
-    let mut pairs = rest.chunks_exact(2);
-    let mut total = initial + lanes.iter().sum::<u64>();
-    for pair in &mut pairs {
-        total += u64::from(u16::from_ne_bytes([pair[0], pair[1]]));
-    }
-    if let [last] = pairs.remainder() {
-        total += u64::from(u16::from_ne_bytes([*last, 0]));
-    }
-    total
+    let (pairs, odd) = rest.as_chunks::<2>();
+    let words = pairs
+        .iter()
+        .map(|pair| u64::from(u16::from_ne_bytes(*pair)));
+    let last = odd
+        .first()
+        .map(|last| u64::from(u16::from_ne_bytes([*last, 0])));
+    initial + lanes.iter().sum::<u64>() + words.chain(last).sum::<u64>()
 }
 
 /// Folds a sum to 16 bits with end-around carry. 0xffff over a whole packet means that its checksum is right.
@@ -82,6 +101,8 @@ mod tests {
         #[test]
         fn the_fast_sum_equals_the_naive_one(bytes in proptest::collection::vec(any::<u8>(), 0..3000)) {
             prop_assert_eq!(fold(sum(&bytes, 0)).to_ne_bytes(), naive(&bytes).to_be_bytes());
+            // Whatever processor this is.
+            prop_assert_eq!(sum(&bytes, 7), add(&bytes, 7));
         }
 
         #[test]
