@@ -24,6 +24,13 @@ pub struct Listener {
     mark: u32,
 }
 
+/// A port that is kept for listeners and connections of this user that share it (`SO_REUSEPORT`). Nobody listens by it.
+#[derive(Debug)]
+pub struct Reservation {
+    _fd: OwnedFd,
+    local: SocketAddr,
+}
+
 /// Why a socket could not be made.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot {step} the TCP socket {address}")]
@@ -67,20 +74,9 @@ impl Listener {
                 source,
             }
         };
-        let fd = open(address).map_err(failed("create"))?;
-        // Connections of the run before may linger.
-        set(&fd, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1).map_err(failed("reuse"))?;
-        if address.is_ipv6() {
-            set(&fd, libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, 1)
-                .map_err(failed("restrict to IPv6"))?;
-        }
+        let fd = bound(address)?;
         set_mark(&fd, mark).map_err(failed("mark"))?;
-        let (name, length) = address::encode(address);
-        // SAFETY: `name` is a sockaddr of at least `length` bytes.
-        check(unsafe { libc::bind(fd.as_raw_fd(), (&raw const name).cast(), length) })
-            .map_err(failed("bind"))?;
-        // SAFETY: listen takes no pointers.
-        check(unsafe { libc::listen(fd.as_raw_fd(), BACKLOG) }).map_err(failed("listen on"))?;
+        listen(&fd).map_err(failed("listen on"))?;
         let local = name_of(&fd, libc::getsockname).map_err(failed("read the address of"))?;
         Ok(Self { fd, local, mark })
     }
@@ -120,6 +116,34 @@ impl Listener {
         let remote = SocketAddr::new(remote.ip().to_canonical(), remote.port());
         prepare(&fd, self.mark)?;
         Ok(Some(Connection { fd, remote }))
+    }
+}
+
+impl Reservation {
+    /// Keeps the port of `address` (0: any), for that address family only.
+    ///
+    /// # Errors
+    /// Somebody listens there, or this machine has no such address.
+    pub fn bind(address: SocketAddr) -> Result<Self, BindError> {
+        let failed = |step| {
+            move |source| BindError {
+                step,
+                address,
+                source,
+            }
+        };
+        let fd = bound(address)?;
+        // Only from here on, so that a port is not taken for free that somebody shares already.
+        set(&fd, libc::SOL_SOCKET, libc::SO_REUSEPORT, 1).map_err(failed("share"))?;
+        // With it left on, everybody could listen who does not mind connections that linger.
+        set(&fd, libc::SOL_SOCKET, libc::SO_REUSEADDR, 0).map_err(failed("keep"))?;
+        let local = name_of(&fd, libc::getsockname).map_err(failed("read the address of"))?;
+        Ok(Self { _fd: fd, local })
+    }
+
+    /// The address whose port is kept.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.local
     }
 }
 
@@ -259,6 +283,33 @@ fn open(address: SocketAddr) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
+/// A socket on `address`, for that address family only.
+fn bound(address: SocketAddr) -> Result<OwnedFd, BindError> {
+    let failed = |step| {
+        move |source| BindError {
+            step,
+            address,
+            source,
+        }
+    };
+    let fd = open(address).map_err(failed("create"))?;
+    // Connections of the run before may linger.
+    set(&fd, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1).map_err(failed("reuse"))?;
+    if address.is_ipv6() {
+        set(&fd, libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, 1).map_err(failed("restrict to IPv6"))?;
+    }
+    let (name, length) = address::encode(address);
+    // SAFETY: `name` is a sockaddr of at least `length` bytes.
+    check(unsafe { libc::bind(fd.as_raw_fd(), (&raw const name).cast(), length) })
+        .map_err(failed("bind"))?;
+    Ok(fd)
+}
+
+fn listen(fd: &OwnedFd) -> io::Result<()> {
+    // SAFETY: listen takes no pointers.
+    check(unsafe { libc::listen(fd.as_raw_fd(), BACKLOG) }).map(drop)
+}
+
 /// What every connection has: no waiting for more to send, hardly anything that waits to be sent, and no end that takes long.
 fn prepare(fd: &OwnedFd, mark: u32) -> io::Result<()> {
     set_mark(fd, mark)?;
@@ -344,6 +395,39 @@ mod tests {
         }
         drop(a);
         assert!(b.recv(&mut bytes).is_err(), "it was reset");
+    }
+
+    /// As libp2p binds, before it listens as before it dials.
+    fn share(address: SocketAddr) -> io::Result<OwnedFd> {
+        let fd = open(address)?;
+        for option in [libc::SO_REUSEADDR, libc::SO_REUSEPORT] {
+            set(&fd, libc::SOL_SOCKET, option, 1)?;
+        }
+        let (name, length) = address::encode(address);
+        // SAFETY: `name` is a sockaddr of at least `length` bytes.
+        check(unsafe { libc::bind(fd.as_raw_fd(), (&raw const name).cast(), length) })?;
+        Ok(fd)
+    }
+
+    #[test]
+    fn a_reserved_port_is_for_those_who_share_it() {
+        let reservation = Reservation::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = reservation.local_addr();
+        let other = Listener::bind(address, 0).unwrap_err();
+        assert_eq!(other.source.kind(), io::ErrorKind::AddrInUse);
+        let listening = share(address).unwrap();
+        listen(&listening).unwrap();
+        let dialling = share(address).unwrap();
+        // The reservation takes no connections away from the listener.
+        let dialled = Connection::dial(address, 0).unwrap();
+        assert!(wait_writable(dialled.as_fd(), Duration::from_secs(5)).unwrap());
+        dialled.outcome().unwrap();
+        // A port that is listened on is not free, whoever shares it.
+        drop((dialled, dialling, reservation));
+        let late = Reservation::bind(address).unwrap_err();
+        assert_eq!(late.source.kind(), io::ErrorKind::AddrInUse);
+        drop(listening);
+        Reservation::bind(address).unwrap();
     }
 
     #[test]
