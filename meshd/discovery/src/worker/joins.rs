@@ -74,7 +74,9 @@ impl Worker<'_> {
             SocketAddr::V6(at) => Protocol::Ip6(*at.ip()),
         };
         let address = Multiaddr::empty().with(ip).with(Protocol::Tcp(at.port()));
-        // From a port of its own: the one that is listened on may have been drawn before the process lost the right to bind it.
+        // From a port of its own. Nobody is told where a guest calls from, so that a mapping which this call would leave in a NAT is of no
+        // use; and from the port that we listen on, it would keep the way from there to this door occupied, also for a minute after its
+        // end (TIME_WAIT), when as a member we want to be seen to come from that port.
         let options = DialOpts::unknown_peer_id()
             .address(address)
             .allocate_new_port()
