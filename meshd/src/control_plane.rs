@@ -4,8 +4,10 @@
 //! It lives on threads of its own, started before the daemon gives up its rights: those may connect to TCP ports, which no other thread
 //! may, and open no file but `/proc/self`. Packets never wait for it, and go on without it.
 
+mod listen_ports;
+
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeMap, VecDeque},
     io,
     net::{IpAddr, SocketAddr},
     sync::{Mutex, MutexGuard, PoisonError},
@@ -36,6 +38,8 @@ use crate::{
     state::{Record, StateDir},
 };
 
+pub(crate) use self::listen_ports::ListenPorts;
+
 /// Names in the addresses of peers are resolved again this often, and addresses of the machine looked at.
 const REFRESH: Duration = Duration::from_secs(60);
 /// A name server has this long to answer.
@@ -52,9 +56,6 @@ pub struct Remembered {
     contacts: Vec<RememberedContact>,
     /// The sequence number of our last record.
     sequence: u64,
-    /// The ports that were taken where the configuration said 0, by address.
-    #[serde(default)]
-    ports: BTreeMap<String, u16>,
 }
 
 /// A node's libp2p port.
@@ -83,7 +84,6 @@ impl From<Memory> for Remembered {
         Self {
             contacts: memory.contacts.into_iter().filter_map(contact).collect(),
             sequence: memory.sequence,
-            ports: memory.ports,
         }
     }
 }
@@ -109,7 +109,6 @@ impl From<Remembered> for Memory {
                 .filter_map(contact)
                 .collect(),
             sequence: remembered.sequence,
-            ports: remembered.ports,
         }
     }
 }
@@ -124,6 +123,8 @@ pub struct ControlPlane {
     touched: Notify,
     /// Where the members were that have let us in, until they are remembered.
     doors: Mutex<BTreeMap<NodeKey, SocketAddr>>,
+    /// Kept for what it holds.
+    _ports: ListenPorts,
 }
 
 /// What comes out of it.
@@ -142,16 +143,16 @@ pub(crate) fn start(
     identity: &Identity,
     network: &Network,
     remembered: Remembered,
+    ports: ListenPorts,
 ) -> io::Result<(ControlPlane, Events)> {
     if !settings.control.enabled {
         return Ok((ControlPlane::default(), Events(None)));
     }
-    let memory: Memory = remembered.into();
-    let fixed = settings.control.tcp_ports.iter().copied();
-    let ports = fixed.chain(memory.ports.values().copied()).chain([0]);
-    let ports: BTreeSet<u16> = ports.collect();
+    let mut tcp_ports = ports.tcp();
+    // Where another program has a port that is written in the configuration, the system gives one in its place.
+    tcp_ports.insert(0);
     let prepare = move || {
-        if let Err(why) = hardening::confine_control_plane(&ports) {
+        if let Err(why) = hardening::confine_control_plane(&tcp_ports) {
             // Also said, with its code, of the rest of the daemon.
             warn!("The control plane is not confined by {why}");
         }
@@ -159,7 +160,7 @@ pub(crate) fn start(
     let settings = discovery::Settings {
         seed: Zeroizing::new(*identity.seed()),
         network: network.to_string(),
-        listen: settings.control.listen.clone(),
+        listen: ports.multiaddresses(),
         mdns: settings.control.mdns,
         dht: match settings.control.dht {
             Dht::Client => discovery::Dht::Client,
@@ -167,13 +168,14 @@ pub(crate) fn start(
             Dht::Off => discovery::Dht::Off,
         },
         derive,
-        memory,
+        memory: remembered.into(),
         refused: vec![overlay().into()],
         loopback: discovery::hygiene::Loopback::Refused,
     };
     let (door, events) = discovery::start(settings, prepare)?;
     let plane = ControlPlane {
         door: Some(door),
+        _ports: ports,
         ..ControlPlane::default()
     };
     Ok((plane, Events(Some(events))))
@@ -646,7 +648,6 @@ mod tests {
                 contact(2, "[2001:db8::7]:51861", Carrier::Quic),
             ],
             sequence: 1 << 60,
-            ports: BTreeMap::from([("/ip4/0.0.0.0/tcp/0".to_owned(), 4711)]),
         };
         let text = serde_json::to_string(&Remembered::from(memory.clone())).unwrap();
         let read: Remembered = serde_json::from_str(&text).unwrap();

@@ -24,7 +24,7 @@ use crate::{
     clock_watch::{self, ClockWatch, Reading},
     config::{HostPort, MAX_QUEUES, Settings, Source, StreamListen},
     control::{Control, Remembered, chain, note_write, remove_device},
-    control_plane,
+    control_plane::{self, ListenPorts},
     discard::Discards,
     driver::{self, NodeHandle, Request, Vitals},
     fib::{Fib, Own},
@@ -48,7 +48,9 @@ use crate::{
     notify::Notifier,
     port_mapping::{Mapped, PortMapping},
     resolved::Resolved,
-    state::{self, Membership, PeerSeen, Port, StateDir, StateError, StateLock, Stock},
+    state::{
+        self, ControlPort, Membership, PeerSeen, Port, StateDir, StateError, StateLock, Stock,
+    },
     stream::{self, Berth},
     telemetry::Telemetry,
     workload::Wish,
@@ -205,6 +207,8 @@ async fn live(launch: Launch) -> Result<(), RunError> {
     };
     let (sockets, port) = bind(&settings.listen, &state, &alerts)?;
     let listeners = listeners(&settings)?;
+    // After all others, whose ports are not to be drawn.
+    let libp2p_ports = libp2p_ports(&settings, &state, &alerts)?;
     let tun = Tun::open(&settings.interface.name)?;
     let lan =
         Lan::open(&settings, node, &sockets, tun.index(), clock.now()).map_err(RunError::Random)?;
@@ -266,8 +270,9 @@ async fn live(launch: Launch) -> Result<(), RunError> {
         Network::private(&records.network())
     });
     let contacts = contacts.unwrap_or_default();
-    let (plane, plane_events) = control_plane::start(&settings, &own_identity, &network, contacts)
-        .map_err(RunError::Start)?;
+    let (plane, plane_events) =
+        control_plane::start(&settings, &own_identity, &network, contacts, libp2p_ports)
+            .map_err(RunError::Start)?;
     drop(own_identity);
     let (ended, mut endings) = mpsc::channel(4);
     // Before all others, which lose the right to connect.
@@ -555,6 +560,30 @@ fn bind(
         note_write(alerts, &written);
     }
     Ok((sockets, port))
+}
+
+/// Takes the ports that libp2p will listen on. Addresses with port 0 share one random port, which is remembered.
+fn libp2p_ports(
+    settings: &Settings,
+    state: &StateDir,
+    alerts: &Alerts,
+) -> Result<ListenPorts, RunError> {
+    if !settings.control.enabled {
+        return Ok(ListenPorts::default());
+    }
+    let remembered = read_or_set_aside::<ControlPort>(state, alerts)?.map(|port| port.port);
+    let ports = ListenPorts::take(&settings.control.listen, remembered);
+    if let Some(port) = ports.random()
+        && remembered != Some(port)
+    {
+        // Without it the next start has another port, which those who know this one do not find.
+        let written = state.write(&ControlPort { port });
+        if let Err(error) = &written {
+            warn!(error = chain(error), "libp2p port not remembered");
+        }
+        note_write(alerts, &written);
+    }
+    Ok(ports)
 }
 
 /// Opens the sockets that streams are taken at. One that nobody has asked for by its address may be missing.

@@ -7,7 +7,8 @@
 //! | `stock.json` | devices added by `meshd wg add` ([`Stock`]) | when one comes or goes |
 //! | `workloads.json` | workloads that `meshd attach` or a container runtime attached ([`Workloads`]) | when one comes or goes |
 //! | `peers.json` | where peers were last seen ([`Peers`]) | now and then |
-//! | `control.json` | the control plane's contacts and ports ([`Remembered`](crate::control_plane::Remembered)) | now and then |
+//! | `control-port.json` | libp2p's random port ([`ControlPort`]) | at the first start |
+//! | `control.json` | the control plane's contacts ([`Remembered`](crate::control_plane::Remembered)) | now and then |
 //! | `kernel.json` | rules and tables that outlive a killed daemon ([`Journal`](crate::journal::Journal)) | at start and stop |
 //! | `membership.json` | the private network that the node is in, and its records ([`Membership`]) | when they change |
 //! | `network-ID.key` | the key of a network that was created here: 64 hexadecimal digits and a newline | once |
@@ -63,6 +64,18 @@ pub struct Port {
 
 impl Record for Port {
     const FILE: &'static str = "port.json";
+    const VERSION: u32 = 1;
+}
+
+/// `control-port.json`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ControlPort {
+    /// The port of TCP and UDP that libp2p took where the configuration said 0.
+    pub port: u16,
+}
+
+impl Record for ControlPort {
+    const FILE: &'static str = "control-port.json";
     const VERSION: u32 = 1;
 }
 

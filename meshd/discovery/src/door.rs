@@ -47,8 +47,6 @@ pub struct Memory {
     pub contacts: Vec<Contact>,
     /// The sequence number of the last record.
     pub sequence: u64,
-    /// The ports that were taken where the configuration said 0, by address.
-    pub ports: BTreeMap<String, u16>,
 }
 
 /// What the control plane is started with.
@@ -58,7 +56,8 @@ pub struct Settings {
     pub seed: Zeroizing<[u8; 32]>,
     /// The network, until [`Command::Network`] says another: nodes of another one have nothing to do with each other.
     pub network: String,
-    /// Multiaddresses to listen on.
+    /// Multiaddresses to listen on. A port of TCP that the process may not bind again, such as one that the system draws for 0, serves
+    /// those who call, but no dial can be made from it.
     pub listen: Vec<String>,
     /// Whether to look for nodes on the LAN, over IPv4.
     pub mdns: bool,

@@ -36,8 +36,6 @@ use crate::{
 const TICK: Duration = Duration::from_secs(1);
 /// What changed is remembered at most this often.
 const REMEMBER: Duration = Duration::from_secs(30);
-/// A port is remembered soon, so that a crash does not cost it.
-const REMEMBER_PORT: Duration = Duration::from_secs(1);
 /// Where we are is told to everybody again this long after it changed.
 const TELL: Duration = Duration::from_secs(1);
 /// An address that could not be listened on is tried again.
@@ -108,8 +106,6 @@ struct Worker<'a> {
     /// What is listened on, and what is to be tried again.
     listeners: HashMap<ListenerId, Multiaddr>,
     unlistened: Vec<Multiaddr>,
-    /// The ports that were taken where the configuration said 0.
-    ports: BTreeMap<String, u16>,
     listen_at: Instant,
     /// Addresses at which others have reached us.
     confirmed: BTreeSet<Multiaddr>,
@@ -169,7 +165,6 @@ impl<'a> Worker<'a> {
             remember_at: None,
             listeners: HashMap::new(),
             unlistened: unlistened.collect(),
-            ports: memory.ports,
             listen_at: Instant::now(),
             confirmed: BTreeSet::new(),
             status: Status::default(),
@@ -193,7 +188,7 @@ impl<'a> Worker<'a> {
                 event = self.swarm.select_next_some() => self.on_event(event),
                 command = commands.recv() => match command {
                     Some(command) => self.on_command(command),
-                    // Whoever comes next has the same ports.
+                    // Whoever comes next knows as much.
                     None => return self.remember(),
                 },
                 _ = ticks.tick() => {
@@ -327,7 +322,6 @@ impl<'a> Worker<'a> {
         let memory = Memory {
             contacts: self.contacts.latest_first(),
             sequence: self.publisher.sequence(),
-            ports: self.ports.clone(),
         };
         // Full only while the supervisor has much to do; then it is tried again.
         if self.orders.try_send(Order::Remember(memory)).is_ok() {
@@ -382,21 +376,13 @@ impl<'a> Worker<'a> {
 
     fn listen(&mut self) {
         for address in std::mem::take(&mut self.unlistened) {
-            let remembered = self.ports.get(&address.to_string());
-            let before = remembered.and_then(|port| with_port(&address, *port));
-            if let Some(before) = before
-                && let Ok(id) = self.swarm.listen_on(before)
-            {
-                self.listeners.insert(id, address);
-                continue;
-            }
             match self.swarm.listen_on(address.clone()) {
                 Ok(id) => {
                     self.listeners.insert(id, address);
                 }
                 Err(error) => {
                     warn!(%address, error = %causes(&error), "Not listened on");
-                    // The port may be a hung worker's: another one is better than none.
+                    // The port may be a hung worker's, or another program's by now: another one is better than none.
                     if let Some(other) = with_port(&address, 0)
                         && other != address
                         && let Ok(id) = self.swarm.listen_on(other)

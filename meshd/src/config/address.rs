@@ -241,8 +241,30 @@ impl FromStr for PeerAddress {
 /// addresses and port 0 are good, the overlay is not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ListenAddress {
-    /// The port, if it is one of TCP.
-    pub tcp_port: Option<u16>,
+    /// Where; port 0: the remembered random port.
+    pub at: SocketAddr,
+    /// Over what.
+    pub transport: Transport,
+}
+
+/// What libp2p listens over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Transport {
+    /// TCP.
+    Tcp,
+    /// QUIC, over UDP.
+    Quic,
+}
+
+impl fmt::Display for ListenAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let family = if self.at.is_ipv4() { "ip4" } else { "ip6" };
+        let (ip, port) = (self.at.ip(), self.at.port());
+        match self.transport {
+            Transport::Tcp => write!(f, "/{family}/{ip}/tcp/{port}"),
+            Transport::Quic => write!(f, "/{family}/{ip}/udp/{port}/quic-v1"),
+        }
+    }
 }
 
 /// Why a text is not a [`ListenAddress`].
@@ -262,8 +284,8 @@ impl FromStr for ListenAddress {
     fn from_str(text: &str) -> Result<Self, ListenAddressError> {
         let parts: Vec<&str> = text.split('/').collect();
         let (family, ip, transport, port) = match parts[..] {
-            ["", family, ip, "tcp", port] => (family, ip, "tcp", port),
-            ["", family, ip, "udp", port, "quic-v1"] => (family, ip, "udp", port),
+            ["", family, ip, "tcp", port] => (family, ip, Transport::Tcp, port),
+            ["", family, ip, "udp", port, "quic-v1"] => (family, ip, Transport::Quic, port),
             _ => return Err(ListenAddressError::Form),
         };
         let ip: IpAddr = match family {
@@ -277,7 +299,8 @@ impl FromStr for ListenAddress {
         }
         let port = port.parse().map_err(|_| ListenAddressError::Form)?;
         Ok(Self {
-            tcp_port: (transport == "tcp").then_some(port),
+            at: SocketAddr::new(ip, port),
+            transport,
         })
     }
 }

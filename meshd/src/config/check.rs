@@ -549,12 +549,10 @@ impl Check {
     }
 
     fn control(&mut self, control: &super::Control) -> ControlSettings {
-        let mut tcp_ports = BTreeSet::new();
+        let mut listen = Vec::new();
         for (i, text) in control.listen.iter().enumerate() {
             let key = format!("control.listen[{i}]");
-            if let Some(address) = self.ok(&key, text.parse::<ListenAddress>()) {
-                tcp_ports.extend(address.tcp_port);
-            }
+            listen.extend(self.ok(&key, text.parse::<ListenAddress>()));
             if control.listen[..i].contains(text) {
                 self.fault(key, format!("{text} is there twice"));
             }
@@ -570,8 +568,7 @@ impl Check {
         }
         ControlSettings {
             enabled: control.enabled,
-            listen: control.listen.clone(),
-            tcp_ports,
+            listen,
             mdns: control.mdns,
             dht: control.dht,
         }

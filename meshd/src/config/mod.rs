@@ -21,7 +21,8 @@ use serde::{Deserialize, Serialize};
 use crate::identity::NodeId;
 
 pub use address::{
-    Host, HostPort, HostPortError, ListenAddress, ListenAddressError, PeerAddress, PeerAddressError,
+    Host, HostPort, HostPortError, ListenAddress, ListenAddressError, PeerAddress,
+    PeerAddressError, Transport,
 };
 pub use changes::Changes;
 pub(crate) use check::host_label;

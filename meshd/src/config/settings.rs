@@ -9,7 +9,7 @@ use filter::Ports;
 use ipnetwork::Ipv6Network;
 use wireguard::PublicKey;
 
-use super::address::HostPort;
+use super::address::{HostPort, ListenAddress};
 use super::{Dht, DnsMode, LogFormat, LogLevel, PeerInbound, Relay};
 use crate::admin::Warning;
 use crate::identity::NodeId;
@@ -154,10 +154,8 @@ pub struct InterfaceSettings {
 pub struct ControlSettings {
     /// Whether there is one.
     pub enabled: bool,
-    /// Multiaddresses of sockets, up to 16, none of the overlay; empty: nobody can call it.
-    pub listen: Vec<String>,
-    /// The TCP ports in them.
-    pub tcp_ports: BTreeSet<u16>,
+    /// Where it listens, up to 16, none of the overlay; empty: nobody can call it. Port 0: the remembered random port.
+    pub listen: Vec<ListenAddress>,
     /// Whether it looks for nodes on the LAN by mDNS.
     pub mdns: bool,
     /// Its part in the DHT.

@@ -468,7 +468,12 @@ fn the_control_plane_listens_on_addresses_that_it_can_have() {
     let good =
         "[control]\nlisten = ['/ip6/::/tcp/51861', '/ip4/0.0.0.0/udp/0/quic-v1']\ndht = 'server'";
     let control = settings(good).control;
-    assert_eq!(control.tcp_ports, BTreeSet::from([51861]));
+    let listen: Vec<String> = control.listen.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        listen,
+        ["/ip6/::/tcp/51861", "/ip4/0.0.0.0/udp/0/quic-v1"],
+        "written as they were read"
+    );
     assert_eq!(
         (control.dht, control.mdns, control.enabled),
         (Dht::Server, true, true)

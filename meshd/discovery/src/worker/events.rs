@@ -60,10 +60,7 @@ impl Worker<'_> {
                 debug!(?peer_id, error = %super::causes(&error), "Dial failed");
                 self.on_no_guest(&connection_id, &error);
             }
-            SwarmEvent::NewListenAddr {
-                listener_id,
-                address,
-            } => self.on_listening(&listener_id, address),
+            SwarmEvent::NewListenAddr { address, .. } => self.on_listening(address),
             SwarmEvent::ListenerClosed { listener_id, .. } => self.on_listener_closed(&listener_id),
             SwarmEvent::ExternalAddrConfirmed { address } => self.on_reachable(address),
             SwarmEvent::ExternalAddrExpired { address } => {
@@ -349,19 +346,8 @@ impl Worker<'_> {
 
     // ---- where we are --------------------------------------------------------------------------------------------------------
 
-    fn on_listening(&mut self, id: &ListenerId, address: Multiaddr) {
+    fn on_listening(&mut self, address: Multiaddr) {
         debug!(%address, "Listening");
-        let configured = self.listeners.get(id);
-        if let Some(configured) = configured
-            && let (Some((wanted, _)), Some((got, _))) = (split(configured), split(&address))
-            && wanted.port() == 0
-        {
-            let old = self.ports.insert(configured.to_string(), got.port());
-            if old != Some(got.port()) {
-                let soon = Instant::now() + super::REMEMBER_PORT;
-                self.remember_at = Some(self.remember_at.unwrap_or(soon).min(soon));
-            }
-        }
         // A server is configured to be one: its addresses are taken to be good.
         if self.is_server()
             && let Some((at, _)) = split(&address)

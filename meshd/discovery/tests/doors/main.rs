@@ -8,7 +8,11 @@
 mod plane;
 mod poisoned;
 
-use std::{collections::BTreeSet, net::SocketAddr, time::Duration};
+use std::{
+    collections::BTreeSet,
+    net::{SocketAddr, TcpListener, UdpSocket},
+    time::Duration,
+};
 
 use discovery::{Admitted, AtDoor, Command, Dht, Event, MAX_JOIN, Settings, Whereabouts};
 
@@ -16,6 +20,15 @@ use self::plane::Plane;
 
 fn at(text: &str) -> SocketAddr {
     text.parse().unwrap()
+}
+
+fn tcp(port: u16) -> String {
+    format!("/ip4/127.0.0.1/tcp/{port}")
+}
+
+fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().port()
 }
 
 #[tokio::test]
@@ -91,7 +104,9 @@ async fn nodes_of_another_network_part_at_once() {
 
 #[tokio::test]
 async fn a_node_that_goes_to_another_network_is_found_there() {
-    let mut a = Plane::start(1, |_| {}).listening().await;
+    let port = free_port();
+    let written = |settings: &mut Settings| settings.listen = vec![tcp(port)];
+    let mut a = Plane::start(1, written).listening().await;
     let other = |settings: &mut Settings| settings.network = "other".to_owned();
     let mut b = Plane::start(2, other).listening().await;
     a.whereabouts(7001);
@@ -103,6 +118,32 @@ async fn a_node_that_goes_to_another_network_is_found_there() {
     assert_eq!(a.status.restarts, 0);
     b.connect(&a);
     b.found("b hears of a", a.key).await;
+}
+
+#[tokio::test]
+async fn a_port_that_somebody_else_has_got_is_replaced() {
+    let (listener, socket) = (
+        TcpListener::bind("127.0.0.1:0").unwrap(),
+        UdpSocket::bind("127.0.0.1:0").unwrap(),
+    );
+    let taken = [
+        tcp(listener.local_addr().unwrap().port()),
+        format!(
+            "/ip4/127.0.0.1/udp/{}/quic-v1",
+            socket.local_addr().unwrap().port()
+        ),
+    ];
+    for listen in taken {
+        let change = |settings: &mut Settings| settings.listen = vec![listen.clone()];
+        let mut a = Plane::start(1, change).listening().await;
+        assert_ne!(a.status.listening, [listen]);
+        a.whereabouts(7001);
+        let mut b = Plane::start(2, |_| {}).listening().await;
+        b.connect(&a);
+        b.found("b hears of a", a.key).await;
+        a.until_status("a is connected", |status| status.peers == 1)
+            .await;
+    }
 }
 
 /// What is news at a door.
