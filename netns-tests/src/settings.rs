@@ -110,6 +110,13 @@ impl Settings {
         self
     }
 
+    /// With libp2p as it is without configuration, on a random port of all addresses over TCP and QUIC, and these lines in its table.
+    #[must_use]
+    pub fn libp2p_at_random_port(mut self, lines: &str) -> Self {
+        self.control = format!("{lines}\n");
+        self
+    }
+
     /// With libp2p, without a port of its own for it, and these lines in its table.
     #[must_use]
     pub fn libp2p_without_port(mut self, lines: &str) -> Self {
@@ -120,7 +127,13 @@ impl Settings {
     /// A peer of which only the libp2p address is known: port 51861 over TCP.
     #[must_use]
     pub fn peer_by_libp2p(self, name: &str, peer: &Identity, at: impl Into<IpAddr>) -> Self {
-        self.peer_at_multiaddress(name, peer, &format!("tcp/{LIBP2P_PORT}"), at.into())
+        self.peer_by_libp2p_at(name, peer, SocketAddr::new(at.into(), LIBP2P_PORT))
+    }
+
+    /// As [`Self::peer_by_libp2p`], on another port.
+    #[must_use]
+    pub fn peer_by_libp2p_at(self, name: &str, peer: &Identity, at: SocketAddr) -> Self {
+        self.peer_at_multiaddress(name, peer, &format!("tcp/{}", at.port()), at.ip())
     }
 
     /// As [`Self::peer_by_libp2p`], over QUIC.

@@ -30,7 +30,7 @@ fn fresh(lab: &Lab, router: &Router, name: &str) -> (Daemon, Port) {
     let settings = if name == "nas" {
         settings.libp2p("mdns = false")
     } else {
-        settings.libp2p_without_port("mdns = false")
+        settings.libp2p_at_random_port("mdns = false")
     };
     (host.meshd(settings), port)
 }

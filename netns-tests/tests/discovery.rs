@@ -6,7 +6,8 @@
 )]
 
 use std::{
-    net::{IpAddr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket},
+    collections::BTreeSet,
+    net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     time::Duration,
 };
 
@@ -82,6 +83,101 @@ fn a_libp2p_address_is_enough_over_tcp() {
 fn a_libp2p_address_is_enough_over_quic() {
     let know = |settings: Settings, id: &Identity, at| settings.peer_by_quic("a", id, at);
     meet("discovery over QUIC", know, |port| port.v6.into());
+}
+
+/// The port that libp2p listens on, which is one for all addresses, over TCP and QUIC.
+#[track_caller]
+fn libp2p_port(daemon: &Daemon) -> u16 {
+    let listening = || -> Result<Vec<String>, String> {
+        let control = &daemon.try_status()?["control"];
+        let listening = control["listening"].as_array().cloned();
+        let listening = listening.unwrap_or_default();
+        let texts = listening.iter().filter_map(Value::as_str);
+        let texts: Vec<String> = texts.map(str::to_owned).collect();
+        let is_there = |ip: &str, transport: &str| {
+            let mut texts = texts.iter();
+            texts.any(|text| text.starts_with(ip) && text.contains(transport))
+        };
+        let all = [
+            ("/ip4/", "/tcp/"),
+            ("/ip6/", "/tcp/"),
+            ("/ip4/", "/udp/"),
+            ("/ip6/", "/udp/"),
+        ];
+        if all.iter().all(|(ip, transport)| is_there(ip, transport)) {
+            Ok(texts)
+        } else {
+            Err(control.to_string())
+        }
+    };
+    wait_until(secs(10), "libp2p listens", || listening().map(drop));
+    let texts = listening().unwrap();
+    let ports = texts
+        .iter()
+        .map(|text| text.split('/').nth(4).unwrap().parse());
+    let ports: BTreeSet<u16> = ports.map(Result::unwrap).collect();
+    let mut ports = ports.into_iter();
+    match (ports.next(), ports.next()) {
+        (Some(port), None) => port,
+        _ => panic!("not one port: {texts:?}"),
+    }
+}
+
+#[test]
+fn nodes_with_random_ports_meet_at_the_first_dial_and_keep_their_ports() {
+    let lab = Lab::new("discovery at random ports");
+    let internet = lab.internet();
+    let (a, b) = (lab.host("a"), lab.host("b"));
+    let (at_a, at_b) = (internet.connect(&a).v4, internet.connect(&b).v4);
+    let (id_a, id_b) = (lab.identity(), lab.identity());
+    let for_a = Settings::new(&id_a).peer("b", &id_b, None);
+    let a = a.meshd(for_a.libp2p_at_random_port("mdns = false"));
+    let port_a = libp2p_port(&a);
+    let for_b =
+        Settings::new(&id_b).peer_by_libp2p_at("a", &id_a, SocketAddr::new(at_a.into(), port_a));
+    let b = b.meshd(for_b.libp2p_at_random_port("mdns = false"));
+
+    // What b says of its dials, once it has reached a; no later, since what nodes tell each other makes them dial further addresses.
+    let without_failure = |what: &str| {
+        wait_for_control(&b, what, |control| peers(control) == 1);
+        let log = b.log();
+        let (before, _) = log.split_once("Connected").unwrap();
+        assert!(!before.contains("Dial failed"), "{what}: {before}");
+        assert!(!log.contains("Permission denied"), "{what}: {log}");
+    };
+    // Whether a was called from the port that b listens on.
+    let is_called_from = |port: u16| {
+        let caller = format!("address=/ip4/{at_b}/tcp/{port} ");
+        let log = a.log();
+        let mut lines = log.lines();
+        assert!(
+            lines.any(|line| line.contains("Connected") && line.contains(&caller)),
+            "nobody at {caller}: {log}"
+        );
+    };
+    without_failure("a fresh node is connected");
+    let port_b = libp2p_port(&b);
+    is_called_from(port_b);
+    wait_until(secs(10), "b reaches a", || b.ping(a.address()));
+
+    b.restart();
+    without_failure("after a restart");
+    assert_eq!(libp2p_port(&b), port_b);
+
+    // Another program has it: there is another port, which is kept in its turn.
+    b.stop();
+    let squatter = b.host().inside(|| TcpListener::bind(("0.0.0.0", port_b)));
+    let squatter = squatter.unwrap();
+    b.start_again();
+    without_failure("on another port");
+    let other = libp2p_port(&b);
+    assert_ne!(other, port_b);
+    is_called_from(other);
+    drop(squatter);
+    b.restart();
+    without_failure("on the other port again");
+    assert_eq!(libp2p_port(&b), other);
+    assert!(!a.log().contains("Permission denied"), "{}", a.log());
 }
 
 #[test]
