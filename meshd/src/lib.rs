@@ -16,6 +16,7 @@ pub mod control_plane;
 pub mod daemon;
 pub mod discard;
 pub mod driver;
+pub mod ecn;
 pub mod fib;
 pub mod forward;
 pub mod fragment;
