@@ -8,7 +8,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::packet::{FRAGMENT, HEADER, HeaderError, Ipv6Header, UDP};
+use crate::{
+    ecn::{Ecn, NotCapable},
+    packet::{FRAGMENT, HEADER, HeaderError, Ipv6Header, UDP},
+};
 
 const FRAGMENT_HEADER: usize = 8;
 
@@ -77,6 +80,8 @@ struct Pending {
     destination: Ipv6Addr,
     id: u32,
     since: Instant,
+    /// Whether a fragment came with a mark: then so did the packet (RFC 3168 §5.3).
+    is_marked: bool,
     parts: Vec<Part>,
     /// Length of the payload, as soon as the last fragment is there.
     length: Option<usize>,
@@ -118,14 +123,17 @@ impl Reassembly {
                 destination: header.destination,
                 id,
                 since: now,
+                is_marked: false,
                 parts: Vec::with_capacity(2),
                 length: None,
             });
             self.pending.len() - 1
         });
-        match self.pending[place].take(offset, more, bytes) {
+        let pending = &mut self.pending[place];
+        pending.is_marked |= Ecn::of(fragment) == Ecn::Ce;
+        match pending.take(offset, more, bytes) {
             Ok(false) => Ok(None),
-            Ok(true) => Ok(Some(self.pending.remove(place).packet(fragment))),
+            Ok(true) => self.pending.remove(place).packet(fragment).map(Some),
             Err(error) => {
                 self.pending.remove(place);
                 Err(error)
@@ -167,7 +175,7 @@ impl Pending {
     }
 
     /// The whole packet, with the fixed header of `fragment`, one of its fragments.
-    fn packet(mut self, fragment: &[u8]) -> Vec<u8> {
+    fn packet(mut self, fragment: &[u8]) -> Result<Vec<u8>, FragmentError> {
         self.parts.sort_by_key(|part| part.offset);
         let mut packet = fragment[..HEADER].to_vec();
         for part in &self.parts {
@@ -176,7 +184,12 @@ impl Pending {
         let length = (packet.len() - HEADER) as u16;
         packet[4..6].copy_from_slice(&length.to_be_bytes());
         packet[6] = UDP;
-        packet
+        if self.is_marked {
+            // A mark beside a fragment that must not have one: nobody's packet was like that.
+            let marked = Ecn::Ce.decapsulate(&mut packet);
+            marked.map_err(|NotCapable| FragmentError::Malformed)?;
+        }
+        Ok(packet)
     }
 }
 
@@ -225,6 +238,39 @@ mod tests {
                 Ok(Some(whole.clone()))
             );
             assert_eq!(reassembly.pending.len(), 0);
+        }
+    }
+
+    #[test]
+    fn a_mark_on_any_fragment_is_one_on_the_packet() {
+        let now = Instant::now();
+        for (sent, marked, whole) in [
+            (Ecn::Ect0, [true, false], Some(Ecn::Ce)),
+            (Ecn::Ect1, [false, true], Some(Ecn::Ce)),
+            (Ecn::Ect0, [false, false], Some(Ecn::Ect0)),
+            (Ecn::NotEct, [false, false], Some(Ecn::NotEct)),
+            (Ecn::NotEct, [true, false], None),
+        ] {
+            let mut packet = packet(1320);
+            sent.write(&mut packet);
+            let mut cut = fragments(&packet, 1280, 7);
+            assert!(cut.iter().all(|fragment| Ecn::of(fragment) == sent));
+            for (fragment, is_marked) in cut.iter_mut().zip(marked) {
+                if is_marked {
+                    Ecn::Ce.write(fragment);
+                }
+            }
+            let mut reassembly = Reassembly::default();
+            assert_eq!(reassembly.push(&cut[0], now), Ok(None));
+            let result = reassembly.push(&cut[1], now);
+            let expected = match whole {
+                Some(ecn) => {
+                    ecn.write(&mut packet);
+                    Ok(Some(packet))
+                }
+                None => Err(FragmentError::Malformed),
+            };
+            assert_eq!(result, expected, "{sent:?} {marked:?}");
         }
     }
 
