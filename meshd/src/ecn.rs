@@ -52,7 +52,7 @@ impl Ecn {
         if let [version, low, ..] = packet
             && *version >> 4 == 6
         {
-            *low = *low & !0x30 | self.class() << 4;
+            *low = (*low & !0x30) | (self.class() << 4);
         }
     }
 

@@ -258,6 +258,7 @@ impl ErrorLimit {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ecn::Ecn;
 
     const OWN: Ipv6Addr = Ipv6Addr::new(0x600, 1, 2, 3, 0, 0, 0, 1);
     const OTHER: Ipv6Addr = Ipv6Addr::new(0x600, 9, 9, 9, 0, 0, 0, 1);
@@ -322,7 +323,7 @@ mod tests {
     fn an_error_about_a_first_fragment_is_one_about_its_datagram() {
         let mut whole = vec![0; relayed::OVERHEAD];
         whole.extend_from_slice(&[4; 1400]);
-        relayed::write_headers(&mut whole, OTHER, OWN, 64);
+        relayed::write_headers(&mut whole, OTHER, OWN, 64, Ecn::NotEct);
         let relay = Ipv6Addr::new(0x600, 5, 5, 5, 0, 0, 0, 1);
         let fragments = crate::fragment::fragments(&whole, 1300, 7);
         for about in [&whole, &fragments[0]] {

@@ -6,6 +6,7 @@
 use std::net::Ipv6Addr;
 
 use crate::{
+    ecn::Ecn,
     io::checksum,
     packet::{FRAGMENT, HEADER, Ipv6Header, UDP},
 };
@@ -58,10 +59,16 @@ pub fn is_node(address: Ipv6Addr) -> bool {
 }
 
 /// Writes the headers of a relayed datagram into the first [`OVERHEAD`] bytes of `packet`, before the datagram that fills the rest: at
-/// most 65,487 bytes.
-pub fn write_headers(packet: &mut [u8], source: Ipv6Addr, destination: Ipv6Addr, hop_limit: u8) {
+/// most 65,487 bytes. `ecn` is that of what is sealed in the datagram: the sessions of links copy it.
+pub fn write_headers(
+    packet: &mut [u8],
+    source: Ipv6Addr,
+    destination: Ipv6Addr,
+    hop_limit: u8,
+    ecn: Ecn,
+) {
     let length = u16::try_from(packet.len() - HEADER).expect("as long as a UDP datagram at most");
-    packet[..4].copy_from_slice(&[0x60, 0, 0, 0]);
+    packet[..4].copy_from_slice(&[0x60, ecn.class() << 4, 0, 0]);
     packet[4..6].copy_from_slice(&length.to_be_bytes());
     packet[6..8].copy_from_slice(&[UDP, hop_limit]);
     packet[8..24].copy_from_slice(&source.octets());
@@ -94,7 +101,7 @@ mod tests {
     fn wrapped(datagram: &[u8]) -> Vec<u8> {
         let mut packet = vec![0; OVERHEAD];
         packet.extend_from_slice(datagram);
-        write_headers(&mut packet, A, B, HOP_LIMIT);
+        write_headers(&mut packet, A, B, HOP_LIMIT, Ecn::NotEct);
         packet
     }
 
@@ -128,7 +135,7 @@ mod tests {
         let [from, to] = [0, 1].map(|n| identity(n).node().address());
         let mut made = vec![0; OVERHEAD];
         made.extend_from_slice(datagram);
-        write_headers(&mut made, from, to, HOP_LIMIT);
+        write_headers(&mut made, from, to, HOP_LIMIT, Ecn::NotEct);
         assert_eq!(&made, packet);
         assert_eq!(parse(packet), Some(Relayed::Whole(datagram)));
     }

@@ -3,6 +3,8 @@
 //! A relayed session's datagrams become packets of the overlay, which FIB 2 leads to a neighbour, and are sealed once more in the session
 //! of that neighbour's link. The two locks are taken one after the other, each once for all packets of a super-packet. Where the neighbour
 //! has given a label for them, they go under that as they are.
+//!
+//! The ECN field of a user's packet is that of every header around it (RFC 6040).
 
 use std::{net::Ipv6Addr, ops::Range, sync::Arc, time::Instant};
 
@@ -11,6 +13,7 @@ use wireguard::{Carriage, Endpoint, PublicKey, Session, Signals, constants::OVER
 use super::{Outbox, Outlet, Unheard};
 use crate::{
     discard::Reason,
+    ecn::Ecn,
     fib::{Fib, NextHop, Route},
     fragment::fragments,
     io::{offload, udp::SEGMENTS},
@@ -124,7 +127,8 @@ impl Egress {
                             .seal_labelled(&mut batch, next_hop, head, packet, mtu)
                     }
                     Some(Endpoint::Overlay(node)) => {
-                        relay = Some(node);
+                        // One super-packet: all have the same.
+                        relay = Some((node, Ecn::of(packet)));
                         let start = used + relayed::OVERHEAD;
                         batch
                             .seal(packet, mtu, &mut self.sealed[start..])
@@ -147,13 +151,13 @@ impl Egress {
         while let Some(packet) = packets.next_packet() {
             self.outlet.unsent(session.key(), packet);
         }
-        if let Some(node) = relay {
-            self.relay(session, node, fib, now);
+        if let Some((node, ecn)) = relay {
+            self.relay(session, node, ecn, fib, now);
         }
     }
 
-    /// Sends the datagrams in `sealed` to another node, through the neighbour that leads there.
-    fn relay(&mut self, session: &Session, node: Ipv6Addr, fib: &Fib, now: Instant) {
+    /// Sends the datagrams in `sealed`, of packets with this ECN field, to another node, through the neighbour that leads there.
+    fn relay(&mut self, session: &Session, node: Ipv6Addr, ecn: Ecn, fib: &Fib, now: Instant) {
         let mut places = std::mem::take(&mut self.places);
         let own = fib.own().address;
         match fib.route(node) {
@@ -169,6 +173,7 @@ impl Egress {
                         own,
                         node,
                         relayed::HOP_LIMIT,
+                        ecn,
                     );
                 }
                 let packets = places.iter().map(|place| &sealed[place.clone()]);
@@ -235,13 +240,15 @@ impl Egress {
         self.hop(next_hop, packets, usize::MAX, now);
     }
 
-    /// Hands labelled datagrams of others on to a neighbour, end to end and `segment` bytes each but for the last, with so many hops left.
+    /// Hands labelled datagrams of others on to a neighbour, end to end and `segment` bytes each but for the last, with so many hops left and
+    /// the ECN field that they came with.
     pub(super) fn hand_on(
         &mut self,
         next_hop: &NextHop,
         label: Option<u32>,
         pair: Pair,
         hop_limit: u8,
+        ecn: Ecn,
         datagrams: &[u8],
         segment: usize,
         now: Instant,
@@ -250,7 +257,7 @@ impl Egress {
         if let Some(label) = label {
             next_hop.stats.note_sent(now);
             let head = Head { hop_limit, label };
-            return self.outbox.forward(next_hop, head, datagrams, segment);
+            return self.outbox.forward(next_hop, head, ecn, datagrams, segment);
         }
         let mut sealed = std::mem::take(&mut self.sealed);
         let mut places = std::mem::take(&mut self.places);
@@ -260,7 +267,7 @@ impl Egress {
             let place = used..used + relayed::OVERHEAD + datagram.len();
             let packet = &mut sealed[place.clone()];
             packet[relayed::OVERHEAD..].copy_from_slice(datagram);
-            relayed::write_headers(packet, pair.source, pair.destination, hop_limit);
+            relayed::write_headers(packet, pair.source, pair.destination, hop_limit, ecn);
             used = place.end;
             places.push(place);
         }
@@ -285,6 +292,7 @@ impl Egress {
                         fib.own().address,
                         node,
                         relayed::HOP_LIMIT,
+                        Ecn::NotEct,
                     );
                     self.transit(next_hop, std::iter::once(&*packet), now);
                 } else {

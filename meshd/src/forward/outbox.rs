@@ -1,5 +1,5 @@
-//! Sealed datagrams on their way out, laid end to end so that a run of equal lengths to one endpoint is one message of one system
-//! call.
+//! Sealed datagrams on their way out, laid end to end so that a run of equal lengths and one ECN field to one endpoint is one message of
+//! one system call.
 
 use std::{
     fmt,
@@ -13,6 +13,7 @@ use wireguard::{Batch, SealError, Session, Underlay, constants::OVERHEAD};
 use super::Sockets;
 use crate::{
     discard::{Discards, Reason},
+    ecn::Ecn,
     fib::NextHop,
     io::{
         offload,
@@ -38,13 +39,14 @@ pub struct Outbox {
     changes: u64,
 }
 
-/// Datagrams to one endpoint, equally long but for a shorter last one.
+/// Datagrams to one endpoint with one ECN field, equally long but for a shorter last one.
 #[derive(Debug)]
 struct Run {
     /// Whose datagrams these are; handshakes have no session that could forget a stale source.
     session: Option<Arc<Session>>,
     endpoint: Underlay,
     hop_limit: Option<u8>,
+    ecn: Ecn,
     bytes: Range<usize>,
     segment: usize,
     count: u64,
@@ -77,7 +79,7 @@ impl Outbox {
         self.arena.len() - self.used >= SUPER_PACKET
     }
 
-    /// Seals one packet in an open session, to be sent to its endpoint.
+    /// Seals one packet in an open session, to be sent to its endpoint with the packet's ECN field.
     ///
     /// # Errors
     /// Those of [`Batch::seal`].
@@ -90,11 +92,11 @@ impl Outbox {
         mtu: usize,
     ) -> Result<(), SealError> {
         let length = batch.seal(packet, mtu, &mut self.arena[self.used..])?;
-        self.append(Some(session), endpoint, None, length);
+        self.append(Some(session), endpoint, None, Ecn::of(packet), length);
         Ok(())
     }
 
-    /// Seals one packet in an open session, to be handed on by a neighbour under its label.
+    /// Seals one packet in an open session, to be handed on by a neighbour under its label, with the packet's ECN field.
     ///
     /// # Errors
     /// Those of [`Batch::seal`].
@@ -110,13 +112,27 @@ impl Outbox {
         let length = batch.seal(packet, mtu, &mut self.arena[start..])?;
         self.arena[self.used..start].copy_from_slice(&head.bytes());
         let length = labelled::HEADER + length;
-        self.append(Some(&next_hop.session), next_hop.endpoint, None, length);
+        let ecn = Ecn::of(packet);
+        self.append(
+            Some(&next_hop.session),
+            next_hop.endpoint,
+            None,
+            ecn,
+            length,
+        );
         Ok(())
     }
 
     /// Adds labelled datagrams of others, end to end and all `segment` bytes long but for a shorter last one, to be handed on under
-    /// this head. There has to be room.
-    pub fn forward(&mut self, next_hop: &NextHop, head: Head, datagrams: &[u8], segment: usize) {
+    /// this head and with this ECN field. There has to be room.
+    pub fn forward(
+        &mut self,
+        next_hop: &NextHop,
+        head: Head,
+        ecn: Ecn,
+        datagrams: &[u8],
+        segment: usize,
+    ) {
         let bytes = self.used..self.used + datagrams.len();
         let room = &mut self.arena[bytes.clone()];
         room.copy_from_slice(datagrams);
@@ -130,6 +146,7 @@ impl Outbox {
             session: Some(Arc::clone(&next_hop.session)),
             endpoint: next_hop.endpoint,
             hop_limit: None,
+            ecn,
             bytes,
             segment,
             count,
@@ -143,7 +160,7 @@ impl Outbox {
             return;
         };
         room.copy_from_slice(datagram);
-        self.append(None, endpoint, None, datagram.len());
+        self.append(None, endpoint, None, Ecn::NotEct, datagram.len());
     }
 
     /// Adds a probe, which may pass so many routers; what does not fit is counted.
@@ -159,7 +176,7 @@ impl Outbox {
             return;
         };
         room.copy_from_slice(datagram);
-        self.append(None, endpoint, hop_limit, datagram.len());
+        self.append(None, endpoint, hop_limit, Ecn::NotEct, datagram.len());
     }
 
     fn append(
@@ -167,12 +184,13 @@ impl Outbox {
         session: Option<&Arc<Session>>,
         endpoint: Underlay,
         hop_limit: Option<u8>,
+        ecn: Ecn,
         length: usize,
     ) {
         let bytes = self.used..self.used + length;
         self.used = bytes.end;
         match self.runs.last_mut() {
-            Some(run) if run.takes(&endpoint, hop_limit, length) => {
+            Some(run) if run.takes(&endpoint, hop_limit, ecn, length) => {
                 run.bytes.end = bytes.end;
                 run.count += 1;
             }
@@ -180,6 +198,7 @@ impl Outbox {
                 session: session.map(Arc::clone),
                 endpoint,
                 hop_limit,
+                ecn,
                 bytes,
                 segment: length,
                 count: 1,
@@ -220,6 +239,7 @@ impl Outbox {
                 to: first.endpoint.remote,
                 source: None,
                 hop_limit: None,
+                ecn: Ecn::NotEct,
                 segment: 0,
                 data: &[],
             }; MESSAGES];
@@ -230,6 +250,7 @@ impl Outbox {
                         to: run.endpoint.remote,
                         source: run.endpoint.local,
                         hop_limit: run.hop_limit,
+                        ecn: run.ecn,
                         segment: run.segment,
                         data,
                     };
@@ -256,15 +277,87 @@ impl Outbox {
 const MESSAGES: usize = 32;
 
 impl Run {
-    fn takes(&self, endpoint: &Underlay, hop_limit: Option<u8>, length: usize) -> bool {
+    fn takes(&self, endpoint: &Underlay, hop_limit: Option<u8>, ecn: Ecn, length: usize) -> bool {
         let is_full_so_far = (self.bytes.len() as u64) == self.segment as u64 * self.count;
-        let is_alike = self.endpoint == *endpoint && self.hop_limit == hop_limit;
+        let is_alike = self.endpoint == *endpoint && self.hop_limit == hop_limit && self.ecn == ecn;
         is_alike && is_full_so_far && length <= self.segment
     }
 
     fn forget_source(&self, now: Instant) {
         if let Some(session) = &self.session {
             session.lock(now).forget_source();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const FIELDS: [Ecn; 4] = [Ecn::NotEct, Ecn::Ect0, Ecn::Ect1, Ecn::Ce];
+
+    fn endpoint(port: u16) -> Underlay {
+        Underlay {
+            remote: ([192, 0, 2, 1], port).into(),
+            local: None,
+            socket: Underlay::ANY_SOCKET,
+        }
+    }
+
+    #[test]
+    fn a_run_ends_where_the_ecn_field_changes() {
+        let mut outbox = Outbox::default();
+        for ecn in [Ecn::Ect0, Ecn::Ect0, Ecn::Ce, Ecn::Ect0, Ecn::NotEct] {
+            outbox.append(None, endpoint(1), None, ecn, 100);
+        }
+        let runs: Vec<_> = outbox.runs.iter().map(|run| (run.ecn, run.count)).collect();
+        let expected = [
+            (Ecn::Ect0, 2),
+            (Ecn::Ce, 1),
+            (Ecn::Ect0, 1),
+            (Ecn::NotEct, 1),
+        ];
+        assert_eq!(runs, expected);
+    }
+
+    #[test]
+    fn what_the_node_itself_sends_is_not_capable() {
+        let (mut outbox, discards) = (Outbox::default(), Discards::default());
+        outbox.transmit(endpoint(1), &[0x60, 0x30, 0, 0], &discards);
+        outbox.probe(endpoint(2), Some(3), &[0x60, 0x30, 0, 0], &discards);
+        assert!(outbox.runs.iter().all(|run| run.ecn == Ecn::NotEct));
+        assert_eq!(outbox.runs.len(), 2);
+    }
+
+    proptest! {
+        #[test]
+        fn runs_are_the_longest_that_are_alike(datagrams in proptest::collection::vec((1u16..3, 0usize..4, 1usize..4), 0..100)) {
+            let mut outbox = Outbox::default();
+            for (port, ecn, length) in &datagrams {
+                outbox.append(None, endpoint(*port), None, FIELDS[*ecn], length * 100);
+            }
+            let mut rest = datagrams.iter();
+            let mut start = 0;
+            for run in &outbox.runs {
+                prop_assert_eq!(run.bytes.start, start);
+                start = run.bytes.end;
+                let mut left = run.bytes.len();
+                for number in 1..=run.count {
+                    let (port, ecn, length) = rest.next().unwrap();
+                    let length = length * 100;
+                    prop_assert_eq!((endpoint(*port), FIELDS[*ecn]), (run.endpoint, run.ecn));
+                    prop_assert!(length == run.segment || number == run.count && length < run.segment);
+                    left -= length;
+                }
+                prop_assert_eq!(left, 0);
+            }
+            prop_assert!(rest.next().is_none());
+            for pair in outbox.runs.windows(2) {
+                let [run, next] = pair else { unreachable!() };
+                prop_assert!(!run.takes(&next.endpoint, None, next.ecn, next.segment));
+            }
         }
     }
 }

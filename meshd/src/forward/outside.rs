@@ -24,6 +24,7 @@ use super::{
 };
 use crate::{
     discard::Reason,
+    ecn::Ecn,
     fib::{Carrier, Fib, Labelled, NextHop, Onward, Route},
     fragment::Reassembly,
     icmp::{self, ErrorLimit, Heard, Unreachable},
@@ -185,6 +186,7 @@ impl Outside {
             local,
             segment,
             waited,
+            ecn,
             data,
         } in messages
         {
@@ -199,7 +201,7 @@ impl Outside {
             if self.opener.room() < data.len() {
                 self.deliver(&fib, now);
             }
-            self.open(data, segment, from, &fib, now);
+            self.open(data, segment, from, ecn, &fib, now);
         }
         self.deliver(&fib, now);
     }
@@ -218,7 +220,8 @@ impl Outside {
         if self.opener.room() < data.len() {
             self.deliver(&fib, now);
         }
-        self.open(data, segment, from, &fib, now);
+        // What the network does to TCP's packets is TCP's business.
+        self.open(data, segment, from, Ecn::NotEct, &fib, now);
         self.deliver(&fib, now);
         self.opener.proven.take()
     }
@@ -229,7 +232,15 @@ impl Outside {
     }
 
     /// The datagrams of one received message, taken in runs of the same session, for each of which its lock is taken once.
-    fn open(&mut self, data: &mut [u8], segment: usize, from: Underlay, fib: &Fib, now: Instant) {
+    fn open(
+        &mut self,
+        data: &mut [u8],
+        segment: usize,
+        from: Underlay,
+        ecn: Ecn,
+        fib: &Fib,
+        now: Instant,
+    ) {
         let Self {
             shared,
             entrance,
@@ -249,7 +260,8 @@ impl Outside {
                         .step_by(segment)
                         .map(|start| start..(start + segment).min(length));
                     let first = opener.outer.len();
-                    if opener.outer.open(carrier, run, places, from, shared, now) > 0 {
+                    let outer = &mut opener.outer;
+                    if outer.open(carrier, run, places, from, ecn, shared, now) > 0 {
                         opener.proven = Some(*carrier.session.key());
                     }
                     opener.outer.choose(first, length, &mut opener.owes_mark);
@@ -265,7 +277,7 @@ impl Outside {
                         continue;
                     }
                     labelled.stats.note_heard();
-                    opener.labelled(labelled, run, segment, entrance, shared, fib, now);
+                    opener.labelled(labelled, run, segment, ecn, entrance, shared, fib, now);
                 }
                 Way::Discard(reason) => {
                     shared.discard(reason, 1);
@@ -450,6 +462,7 @@ impl Opener {
                     && receiver(datagram(nested)) == keypair
                     && nested.carrier == first.carrier
                     && nested.source == first.source
+                    && nested.ecn == first.ecn
             };
             let count = rest.iter().take_while(is_alike).count().max(1);
             let run;
@@ -463,7 +476,8 @@ impl Opener {
                     }
                     carrier.stats.note_hop_limit(first.hop_limit);
                     let places = run.iter().map(Nested::place);
-                    inner.open(carrier, &outer.arena, places, from, shared, now);
+                    let (datagrams, ecn) = (&outer.arena, first.ecn);
+                    inner.open(carrier, datagrams, places, from, ecn, shared, now);
                 }
                 way @ (Way::Gate | Way::Cookie) => {
                     let egress = &mut self.egress;
@@ -483,6 +497,7 @@ impl Opener {
         labelled: &Labelled,
         mut run: &mut [u8],
         segment: usize,
+        ecn: Ecn,
         entrance: &mut Entrance,
         shared: &Shared,
         fib: &Fib,
@@ -497,12 +512,10 @@ impl Opener {
             Onward::Nowhere => return shared.discard(Reason::RelayNoRoute, count),
             Onward::Here => {
                 return self.arrive(
-                    labelled, hop_limit, run, segment, entrance, shared, fib, now,
+                    labelled, hop_limit, run, segment, ecn, entrance, shared, fib, now,
                 );
             }
         };
-        // What is too long even so is cut, in the nested form.
-        let label = label.filter(|_| segment <= next_hop.mtu + OVERHEAD);
         if hop_limit <= 1 {
             return shared.discard(Reason::HopLimit, count);
         }
@@ -515,9 +528,13 @@ impl Opener {
             run = &mut run[segment..];
             shared.discard(Reason::Congested, 1);
         }
+        // What is too long even so is cut, in the nested form, whose header has a place for a mark as well, where a stream has none.
+        let is_short = segment <= next_hop.mtu + OVERHEAD;
+        let loses_mark = ecn == Ecn::Ce && next_hop.endpoint.is_stream();
+        let label = label.filter(|_| is_short && !loses_mark);
         let (hop_limit, pair) = (hop_limit - 1, labelled.pair);
         self.egress
-            .hand_on(next_hop, label, pair, hop_limit, run, segment, now);
+            .hand_on(next_hop, label, pair, hop_limit, ecn, run, segment, now);
     }
 
     /// Opens datagrams that came under a label, in runs of the same keypair.
@@ -527,6 +544,7 @@ impl Opener {
         hop_limit: u8,
         run: &mut [u8],
         segment: usize,
+        ecn: Ecn,
         entrance: &mut Entrance,
         shared: &Shared,
         fib: &Fib,
@@ -562,7 +580,7 @@ impl Opener {
                         .map(|start| start + labelled::HEADER..(start + segment).min(length));
                     let first = self.inner.len();
                     self.inner
-                        .open(carrier, now_opened, places, from, shared, now);
+                        .open(carrier, now_opened, places, from, ecn, shared, now);
                     self.inner.choose(first, length, &mut self.owes_mark);
                 }
                 way @ (Way::Gate | Way::Cookie) => {

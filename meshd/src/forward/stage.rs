@@ -11,6 +11,7 @@ use super::{
 };
 use crate::{
     discard::Reason,
+    ecn::Ecn,
     fib::{Carrier, Fib},
     packet::Ipv6Header,
     relayed,
@@ -62,6 +63,8 @@ pub(super) struct Nested {
     pub(super) source: Ipv6Addr,
     /// How many hops it had left.
     pub(super) hop_limit: u8,
+    /// What was said on its way.
+    pub(super) ecn: Ecn,
     start: usize,
     end: usize,
 }
@@ -77,6 +80,7 @@ impl Nested {
             carrier: decrypted.carrier,
             source,
             hop_limit,
+            ecn: Ecn::of(packet),
             start: (place.start + relayed::OVERHEAD).min(place.end),
             end: place.end,
         }
@@ -104,14 +108,15 @@ impl Stage {
         self.arena.len() - self.used
     }
 
-    /// Opens a run of datagrams of one session into the arena: those at `places` in `bytes`. What has no room there is discarded. Returns
-    /// how many were authentic.
+    /// Opens a run of datagrams of one session into the arena: those at `places` in `bytes`, which came with this ECN field. What has no room
+    /// there is discarded. Returns how many were authentic.
     pub(super) fn open(
         &mut self,
         carrier: &Arc<Carrier>,
         bytes: &[u8],
         places: impl Iterator<Item = Range<usize>>,
         from: Endpoint,
+        ecn: Ecn,
         shared: &Shared,
         now: Instant,
     ) -> usize {
@@ -124,6 +129,11 @@ impl Stage {
                 Ok(Opened::Keepalive) => authentic += 1,
                 Ok(Opened::Packet { verdict, packet }) => {
                     authentic += 1;
+                    // Packets of the node itself as well: a way that would lose its users' is none.
+                    if ecn.decapsulate(packet).is_err() {
+                        shared.discard(Reason::EcnNotCapable, 1);
+                        continue;
+                    }
                     let start = self.used;
                     self.used += packet.len();
                     self.opened.push(Decrypted {

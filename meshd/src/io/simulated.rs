@@ -12,6 +12,7 @@ use std::{
 use parking_lot::Mutex;
 
 use super::udp::{Outcome, Outgoing};
+use crate::ecn::Ecn;
 
 /// What a [`Clock`](super::clock::Clock) shows that somebody sets.
 #[derive(Debug, Default)]
@@ -74,6 +75,8 @@ pub struct Datagram {
     pub to: SocketAddr,
     /// From which of our addresses; none: the kernel chooses.
     pub source: Option<IpAddr>,
+    /// With which ECN field.
+    pub ecn: Ecn,
     /// What.
     pub payload: Vec<u8>,
 }
@@ -111,6 +114,7 @@ impl Datagrams {
             let datagrams = message.data.chunks(segment).map(|payload| Datagram {
                 to: message.to,
                 source,
+                ecn: message.ecn,
                 payload: payload.to_vec(),
             });
             self.sent.lock().extend(datagrams);

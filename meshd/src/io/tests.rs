@@ -15,6 +15,7 @@ use super::testing::in_namespace;
 use super::tun::{Offload, Tun};
 use super::udp::{Outcome, Outgoing, RecvBatch, SendBatch, UdpSocket};
 use super::wake::Wake;
+use crate::ecn::Ecn;
 
 const CLIENT: Ipv6Addr = Ipv6Addr::new(0x0600, 0xc, 0, 0, 0, 0, 0, 1);
 const SERVER: Ipv6Addr = Ipv6Addr::new(0x0600, 0x5, 0, 0, 0, 0, 0, 1);
@@ -96,6 +97,7 @@ fn a_segmented_datagram_is_read_in_one_piece_and_split() {
             to: (SERVER, PORT).into(),
             source: None,
             hop_limit: None,
+            ecn: Ecn::NotEct,
             segment: 1200,
             data: &data,
         };
@@ -217,6 +219,7 @@ fn a_udp_batch_arrives_in_one_piece() {
                 to: (SERVER, PORT).into(),
                 source: Some(CLIENT.into()),
                 hop_limit: None,
+                ecn: Ecn::NotEct,
                 segment: 1300,
                 data,
             };

@@ -21,6 +21,7 @@ use super::{Node, Output, Task, links::STRANDED};
 use crate::{
     admin::Happening,
     discard::Reason,
+    ecn::Ecn,
     fragment::fragments,
     icmp::{RelayError, TIME_EXCEEDED},
     liveness::{self, LEAST_MTU, Liveness, Narrow},
@@ -639,7 +640,7 @@ impl Node {
         let own = self.identity.node().address();
         let mut packet = vec![0; relayed::OVERHEAD];
         packet.extend_from_slice(datagram);
-        relayed::write_headers(&mut packet, own, node, hop_limit);
+        relayed::write_headers(&mut packet, own, node, hop_limit, Ecn::NotEct);
         let Some(mtu) = self.links.get(link).map(|link| link.liveness.mtu()) else {
             return self.discards.discard(Reason::NoPath, 1);
         };

@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
+use crate::ecn::Ecn;
+
 /// A flow. Every packet that arrives is answered, and the answers are counted too.
 #[derive(Debug)]
 pub struct Flow {
@@ -21,6 +23,8 @@ pub struct Flow {
     pub answered: u64,
     /// Packets that arrived more than once.
     pub duplicates: u64,
+    /// Packets that arrived with a mark (ECN).
+    pub marked: u64,
     /// Numbers of packets that arrived.
     arrived: BTreeSet<u64>,
     /// Numbers of packets whose answers came.
@@ -48,6 +52,7 @@ impl Flow {
             sent: 0,
             answered: 0,
             duplicates: 0,
+            marked: 0,
             arrived: BTreeSet::new(),
             answers: BTreeSet::new(),
             last: now,
@@ -66,10 +71,11 @@ impl Flow {
     }
 
     /// A packet arrived.
-    pub(super) fn note_arrival(&mut self, number: u64) {
+    pub(super) fn note_arrival(&mut self, number: u64, ecn: Ecn) {
         if !self.arrived.insert(number) {
             self.duplicates += 1;
         }
+        self.marked += u64::from(ecn == Ecn::Ce);
     }
 
     /// An answer arrived.

@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, net::Ipv6Addr, time::Duration};
 
 use crate::{
+    ecn::Ecn,
     io::offload::{self, VirtioHeader},
     packet::{self, HEADER, ICMPV6, Ipv6Header, UDP},
 };
@@ -58,6 +59,8 @@ pub(super) enum Arrival {
         is_answer: bool,
         /// From where.
         source: Ipv6Addr,
+        /// What was said on its way.
+        ecn: Ecn,
     },
     /// Nothing that anybody waits for.
     Other,
@@ -107,7 +110,7 @@ impl Host {
         }
         match header.next_header {
             ICMPV6 => self.take_icmp(own, &header, payload, now, answers),
-            UDP => flow_of(&header, payload),
+            UDP => flow_of(&header, Ecn::of(packet), payload),
             _ => Arrival::Other,
         }
     }
@@ -154,7 +157,7 @@ impl Host {
     }
 }
 
-/// A packet of a flow, `length` bytes long.
+/// A packet of a flow, `length` bytes long, whose sender understands marks.
 pub(super) fn flow_packet(
     from: Ipv6Addr,
     to: Ipv6Addr,
@@ -169,10 +172,12 @@ pub(super) fn flow_packet(
     payload.extend_from_slice(&(flow as u32).to_be_bytes());
     payload.extend_from_slice(&number.to_be_bytes());
     payload.resize(length.max(LEAST) - HEADER - UDP_HEADER, 0xa5);
-    packet::udp_between(from, to, PORT, &payload)
+    let mut packet = packet::udp_between(from, to, PORT, &payload);
+    Ecn::Ect0.write(&mut packet);
+    packet
 }
 
-fn flow_of(header: &Ipv6Header, payload: &[u8]) -> Arrival {
+fn flow_of(header: &Ipv6Header, ecn: Ecn, payload: &[u8]) -> Arrival {
     let Some((head, _)) = payload
         .get(UDP_HEADER..)
         .and_then(|rest| rest.split_first_chunk::<HEAD>())
@@ -189,6 +194,7 @@ fn flow_of(header: &Ipv6Header, payload: &[u8]) -> Arrival {
         number,
         is_answer: head[4] == 1,
         source: header.source,
+        ecn,
     }
 }
 

@@ -20,6 +20,7 @@ use crate::{
     config::{Settings, Source},
     discard::{Discards, Reason},
     driver::{self, NodeHandle, NodeLoop, Parts, Request, Shard, Turn},
+    ecn::Ecn,
     fib::{Fib, Own},
     forward::{Devices, Inside, Notice, Outbox, Outlet, Outside, RelayLimit, Shared, Sockets},
     handshake::{Desk, HandshakeThread, Strangers},
@@ -299,6 +300,7 @@ impl Machine {
         &mut self,
         from: SocketAddr,
         local: IpAddr,
+        ecn: Ecn,
         datagram: &mut [u8],
         now: Duration,
     ) {
@@ -309,6 +311,7 @@ impl Machine {
                 local: Some(local),
                 segment: datagram.len().max(1),
                 waited: Duration::ZERO,
+                ecn,
                 data: datagram,
             };
             daemon.outside.take(std::iter::once(received), 0);

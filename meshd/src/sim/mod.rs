@@ -48,8 +48,8 @@ pub use self::{
 };
 use self::{host::Arrival, machine::Machine, oracle::Trail};
 use crate::{
-    admin, discard::Reason, driver::Request, fib::Lookup, io::simulated::Datagram, labelled::Head,
-    node::Node,
+    admin, discard::Reason, driver::Request, ecn::Ecn, fib::Lookup, io::simulated::Datagram,
+    labelled::Head, node::Node,
 };
 
 /// So many seconds.
@@ -104,6 +104,7 @@ enum Occurrence {
         end: usize,
         from: SocketAddr,
         to: SocketAddr,
+        ecn: Ecn,
         payload: Vec<u8>,
     },
     Run {
@@ -576,8 +577,9 @@ impl Net {
                 end,
                 from,
                 to,
+                ecn,
                 payload,
-            } => self.arrive(wire, end, from, to, payload),
+            } => self.arrive(wire, end, from, to, ecn, payload),
             Occurrence::Run {
                 machine,
                 life,
@@ -749,10 +751,10 @@ impl Net {
             && let to = self.labelled_to(&datagram).unwrap_or(to)
             && let Some(to) = self.place_of(machine, to)
         {
-            self.put(machine, to, relayed.to_vec());
+            self.put(machine, to, datagram.ecn, relayed.to_vec());
         }
         if matches!(deed, Deed::Send | Deed::SendAndPost) {
-            self.put(machine, datagram.to, datagram.payload);
+            self.put(machine, datagram.to, datagram.ecn, datagram.payload);
         }
     }
 
@@ -773,7 +775,7 @@ impl Net {
     }
 
     /// A datagram goes to an address of the underlay.
-    fn put(&mut self, machine: usize, to: SocketAddr, payload: Vec<u8>) {
+    fn put(&mut self, machine: usize, to: SocketAddr, ecn: Ecn, payload: Vec<u8>) {
         self.note(&(self.now, machine, to, &payload));
         // Nobody is there, or nobody that this machine has a way to.
         let Some(&(wire, end)) = self.addresses.get(&to) else {
@@ -795,6 +797,11 @@ impl Net {
         }
         let at = self.now + it.latency + Duration::from_micros(jitter);
         let from = other.seen_as;
+        let ecn = if it.is_congested && ecn.is_capable() {
+            Ecn::Ce
+        } else {
+            ecn
+        };
         self.schedule(
             at,
             Occurrence::Arrival {
@@ -802,6 +809,7 @@ impl Net {
                 end,
                 from,
                 to,
+                ecn,
                 payload,
             },
         );
@@ -813,6 +821,7 @@ impl Net {
         end: usize,
         from: SocketAddr,
         to: SocketAddr,
+        ecn: Ecn,
         mut payload: Vec<u8>,
     ) {
         let it = &self.wires[wire];
@@ -824,7 +833,7 @@ impl Net {
         if self.machines[machine].is_asleep {
             return;
         }
-        self.machines[machine].receive(from, local, &mut payload, self.now);
+        self.machines[machine].receive(from, local, ecn, &mut payload, self.now);
         self.settle(machine);
     }
 
@@ -866,6 +875,7 @@ impl Net {
                 number,
                 is_answer,
                 source,
+                ecn,
             } => {
                 let Some(it) = self.flows.get_mut(flow) else {
                     return self.blame(machine, "a packet of no flow");
@@ -878,10 +888,13 @@ impl Net {
                 if machine != to || self.machines[from].address() != source {
                     return self.blame(machine, "a packet of a flow between others");
                 }
+                if ecn == Ecn::NotEct {
+                    return self.blame(machine, "a packet without its ECN field");
+                }
                 if is_answer {
                     it.note_answer(number, self.now);
                 } else {
-                    it.note_arrival(number);
+                    it.note_arrival(number, ecn);
                     self.send_packet(flow, number, true);
                 }
             }

@@ -24,6 +24,8 @@ pub struct Wire {
     pub loss: u32,
     /// IP packets that are longer vanish.
     pub mtu: usize,
+    /// Whether a queue stands in it always: what may be marked comes out with a mark (ECN).
+    pub is_congested: bool,
     /// Whether datagrams pass, by the end that they come from.
     pub is_open: [bool; 2],
     /// What passed, lost or not, by the end that it came from.
@@ -67,6 +69,7 @@ impl Wire {
             jitter: Duration::ZERO,
             loss: 0,
             mtu: 1500,
+            is_congested: false,
             is_open: [true; 2],
             traffic: [Traffic::default(); 2],
         }

@@ -159,3 +159,39 @@ fn datagrams_under_a_label_that_come_from_elsewhere_go_nowhere() {
     assert_eq!(forms(&mut net, "b"), (false, true));
     net.assert_sound();
 }
+
+/// The share of a flow's packets from now on that arrive with a mark, in percent.
+fn marked(net: &mut Net, flow: usize) -> u64 {
+    let (arrived, marked) = (net.flowed(flow).arrived(), net.flowed(flow).marked);
+    net.run_for(secs(2));
+    let it = net.flowed(flow);
+    assert!(it.arrived() - arrived > 50, "it flows");
+    (it.marked - marked) * 100 / (it.arrived() - arrived)
+}
+
+#[test]
+fn a_mark_on_any_hop_is_one_on_the_packet_in_whatever_form_it_goes() {
+    // Under labels; and from b on nested and in fragments, since the link in the middle is too narrow for labelled ones.
+    for (size, mtu, is_nested) in [(500, 1500, false), (1280, 1340, true)] {
+        for hop in 0..3 {
+            let mut net = Plan::line(4).with("b", "c", |wire| wire.mtu = mtu).start();
+            net.run_for(secs(10));
+            assert!(net.ping("a", "d").is_some());
+            let flow = net.flow_of("a", "d", millis(20), size);
+            net.run_for(secs(5));
+            assert_eq!(forms(&mut net, "b"), (is_nested, true), "{size} bytes");
+            assert_eq!(marked(&mut net, flow), 0, "hop {hop}, {size} bytes");
+            net.wire_mut(hop).is_congested = true;
+            net.run_for(secs(1));
+            assert_eq!(marked(&mut net, flow), 100, "hop {hop}, {size} bytes");
+            net.wire_mut(hop).is_congested = false;
+            net.run_for(secs(1));
+            assert_eq!(marked(&mut net, flow), 0, "hop {hop}, {size} bytes");
+            // Routing, handshakes and probes ask for no marks, and so lose nothing.
+            for name in net.names() {
+                assert_eq!(net.count(&name, Reason::EcnNotCapable), 0, "{name}");
+            }
+            net.assert_sound();
+        }
+    }
+}

@@ -3,14 +3,16 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::time::Duration;
 
+use crate::ecn::Ecn;
 use crate::io::clock::from_timespec;
 
-/// Room for the control messages of one datagram: a packet-info, a segment size and a time or a hop limit, with their headers, aligned.
+/// Room for the control messages of one datagram: a packet-info, a segment size, a traffic class and a time or a hop limit, with their
+/// headers, aligned.
 #[derive(Debug, Clone, Copy)]
 #[repr(C, align(8))]
 pub(super) struct Control(pub(super) [u8; CONTROL]);
 
-pub(super) const CONTROL: usize = 96;
+pub(super) const CONTROL: usize = 120;
 
 impl Control {
     pub(super) const EMPTY: Self = Self([0; CONTROL]);
@@ -99,11 +101,36 @@ impl HopLimit {
     }
 }
 
-/// Writes the control messages for a datagram: source address, hop limit, segment size. Returns their length in bytes.
+/// The traffic class of a datagram, in the terms of its address family. The kernel's own choice, zero, takes no control message.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct TrafficClass {
+    level: libc::c_int,
+    kind: libc::c_int,
+    value: libc::c_int,
+}
+
+impl TrafficClass {
+    /// For a datagram to there; none if it says nothing.
+    pub(super) fn new(to: SocketAddr, ecn: Ecn) -> Option<Self> {
+        let (level, kind) = if to.is_ipv4() {
+            (libc::IPPROTO_IP, libc::IP_TOS)
+        } else {
+            (libc::IPPROTO_IPV6, libc::IPV6_TCLASS)
+        };
+        ecn.is_capable().then(|| Self {
+            level,
+            kind,
+            value: ecn.class().into(),
+        })
+    }
+}
+
+/// Writes the control messages for a datagram: source address, hop limit, traffic class, segment size. Returns their length in bytes.
 pub(super) fn write_control(
     control: &mut Control,
     source: Option<IpAddr>,
     hop_limit: Option<HopLimit>,
+    class: Option<TrafficClass>,
     segment: Option<u16>,
 ) -> usize {
     let mut used = 0;
@@ -131,6 +158,9 @@ pub(super) fn write_control(
         None => {}
     }
     if let Some(HopLimit { level, kind, value }) = hop_limit {
+        used += append(control, used, level, kind, value);
+    }
+    if let Some(TrafficClass { level, kind, value }) = class {
         used += append(control, used, level, kind, value);
     }
     if let Some(segment) = segment {
@@ -177,6 +207,8 @@ pub(super) struct Told {
     pub(super) segment: Option<usize>,
     /// When the kernel received it, since 1970 by its wall clock.
     pub(super) arrived: Option<Duration>,
+    /// What routers have said on the way.
+    pub(super) ecn: Ecn,
 }
 
 /// The control messages of a received datagram.
@@ -205,6 +237,12 @@ pub(super) fn read_control(header: &libc::msghdr) -> Told {
                 (libc::SOL_SOCKET, libc::SCM_TIMESTAMPNS) => {
                     let time = data.cast::<libc::timespec>().read_unaligned();
                     told.arrived = Some(from_timespec(time));
+                }
+                // One byte for IPv4, an int for IPv6.
+                (libc::IPPROTO_IP, libc::IP_TOS) => told.ecn = Ecn::in_class(data.read()),
+                (libc::IPPROTO_IPV6, libc::IPV6_TCLASS) => {
+                    let class = data.cast::<libc::c_int>().read_unaligned();
+                    told.ecn = Ecn::in_class(class as u8);
                 }
                 _ => {}
             }

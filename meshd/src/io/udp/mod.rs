@@ -121,11 +121,15 @@ impl UdpSocket {
             )
             .map_err(failed("allow fragments on"))?;
         }
-        match set(&fd, libc::SOL_UDP, libc::UDP_GRO, 1) {
-            // Kernels before Linux 5.0 hand over one datagram at a time.
-            Err(error) if error.raw_os_error() == Some(libc::ENOPROTOOPT) => {}
-            result => result.map_err(failed("enable UDP_GRO on"))?,
-        }
+        // Kernels before Linux 5.0 hand over one datagram at a time.
+        set_if_known(&fd, libc::SOL_UDP, libc::UDP_GRO).map_err(failed("enable UDP_GRO on"))?;
+        let (level, class) = if address.is_ipv4() {
+            (libc::IPPROTO_IP, libc::IP_RECVTOS)
+        } else {
+            (libc::IPPROTO_IPV6, libc::IPV6_RECVTCLASS)
+        };
+        // A kernel that does not tell leaves marks unheard, as a tunnel without ECN does.
+        set_if_known(&fd, level, class).map_err(failed("ask for ECN fields on"))?;
         set(&fd, libc::SOL_SOCKET, libc::SO_TIMESTAMPNS, 1)
             .map_err(failed("ask for times of arrival on"))?;
         for (force, polite) in [
@@ -186,6 +190,14 @@ impl UdpSocket {
     /// Whether the mark was set.
     pub fn marked(&self) -> Marked {
         self.marked
+    }
+}
+
+/// Turns an option on that not every kernel knows.
+fn set_if_known(fd: &OwnedFd, level: libc::c_int, option: libc::c_int) -> io::Result<()> {
+    match set(fd, level, option, 1) {
+        Err(error) if error.raw_os_error() == Some(libc::ENOPROTOOPT) => Ok(()),
+        result => result,
     }
 }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::UdpSocket;
 use super::address::{Control, decode, read_control};
+use crate::ecn::Ecn;
 use crate::io::{check, clock};
 
 /// Room for one message: the kernel never hands over more.
@@ -42,6 +43,7 @@ struct Arrival {
     local: Option<IpAddr>,
     segment: usize,
     waited: Duration,
+    ecn: Ecn,
 }
 
 /// Datagrams that the kernel handed over in one piece: all from one sender, all `segment` bytes long but the last, which may
@@ -57,6 +59,9 @@ pub struct Received<'batch> {
     /// How long the first of them waited in the socket's queue; zero if nothing came behind them, since then it was no queue, and if the
     /// kernel did not say.
     pub waited: Duration,
+    /// The ECN field of the first, which is that of all: the kernel joins no others (since Linux 6.9, and before with its later fixes).
+    /// Not-ECT if it did not say.
+    pub ecn: Ecn,
     /// The datagrams, end to end. Empty for one empty datagram.
     pub data: &'batch mut [u8],
 }
@@ -89,6 +94,7 @@ impl RecvBatch {
                 local,
                 segment,
                 waited,
+                ecn,
                 ..
             } = *arrival;
             Some(Received {
@@ -96,6 +102,7 @@ impl RecvBatch {
                 local,
                 segment,
                 waited,
+                ecn,
                 data: &mut room[..length],
             })
         })
@@ -157,6 +164,7 @@ impl UdpSocket {
                     .arrived
                     .filter(|_| !is_empty || slot + 1 < count)
                     .map_or(Duration::ZERO, |arrived| now.saturating_sub(arrived)),
+                ecn: told.ecn,
             });
         }
         Ok(batch.arrivals.len())

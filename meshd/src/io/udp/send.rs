@@ -6,9 +6,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd};
 use std::time::Duration;
 
-use super::address::{Control, HopLimit, encode, write_control};
+use super::address::{Control, HopLimit, TrafficClass, encode, write_control};
 use super::receive::is_echo_of_a_send;
 use super::{PAYLOAD, SEGMENTS, UdpSocket};
+use crate::ecn::Ecn;
 use crate::io::check;
 use crate::io::poll::wait_writable;
 
@@ -32,6 +33,8 @@ pub struct Outgoing<'data> {
     pub source: Option<IpAddr>,
     /// The hop limit (TTL) of each; `None`: the kernel's usual one.
     pub hop_limit: Option<u8>,
+    /// The ECN field of each; the rest of the traffic class is zero.
+    pub ecn: Ecn,
     /// Bytes in each datagram; 0, or anything not below the length of `data`, means one datagram.
     pub segment: usize,
     /// The datagrams end to end, all `segment` bytes long but the last, which may be shorter. Any number of them.
@@ -62,6 +65,8 @@ pub struct SendBatch {
     narrow: Vec<Narrow>,
     /// Where the next destination goes in a full `narrow`.
     oldest: usize,
+    /// Whether the kernel was found to take no ECN fields.
+    refuses_ecn: bool,
 }
 
 // SAFETY: the raw pointers in `headers` and `vectors` point into the other boxes of the same batch or into the caller's data
@@ -89,6 +94,7 @@ struct Progress {
     message: usize,
     offset: usize,
     without_source: bool,
+    without_ecn: bool,
     without_segments: bool,
     retried: bool,
 }
@@ -108,13 +114,16 @@ impl SendBatch {
             outcomes: Vec::with_capacity(PARTS),
             narrow: Vec::with_capacity(NARROW),
             oldest: 0,
+            refuses_ecn: false,
         }
     }
 
-    /// Forgets which destinations took no segments. To be called when the underlay's addresses or routes have changed.
+    /// Forgets which destinations took no segments, and whether ECN fields were refused. To be called when the underlay's addresses or
+    /// routes have changed.
     pub fn forget_destinations(&mut self) {
         self.narrow.clear();
         self.oldest = 0;
+        self.refuses_ecn = false;
     }
 
     fn takes_segments(&self, to: SocketAddr, segment: usize) -> bool {
@@ -169,6 +178,8 @@ impl SendBatch {
             let (name, name_length) = encode(message.to);
             self.names[slot] = name;
             let source = message.source.filter(|_| !at.without_source);
+            let class = TrafficClass::new(message.to, message.ecn)
+                .filter(|_| !at.without_ecn && !self.refuses_ecn);
             let size = (segmented && length > segment).then_some(segment as u16);
             let control_length = write_control(
                 &mut self.controls[slot],
@@ -176,6 +187,7 @@ impl SendBatch {
                 message
                     .hop_limit
                     .map(|limit| HopLimit::new(message.to, limit)),
+                class,
                 size,
             );
             let data = &message.data[at.offset..end];
@@ -208,6 +220,7 @@ impl SendBatch {
     fn recover(&mut self, message: &Outgoing<'_>, progress: Progress, errno: i32) -> Progress {
         let segmented = self.parts.first().is_some_and(|part| part.segmented);
         let with_source = message.source.is_some() && !progress.without_source;
+        let with_ecn = message.ecn.is_capable() && !progress.without_ecn && !self.refuses_ecn;
         match errno {
             // The device's queue is full. It cannot be waited for.
             libc::ENOBUFS | libc::ENOMEM => self.give_up(progress, Outcome::Full),
@@ -219,7 +232,8 @@ impl SendBatch {
                     ..progress
                 }
             }
-            // EINVAL may mean the source or the segments. The source is tried first, since forgetting it costs less.
+            // EINVAL may mean the source, the ECN field or the segments. They are tried in this order, since it is that of what forgetting
+            // them costs.
             libc::EINVAL
             | libc::ENETUNREACH
             | libc::EHOSTUNREACH
@@ -232,10 +246,16 @@ impl SendBatch {
                     ..progress
                 }
             }
+            libc::EINVAL if with_ecn => Progress {
+                without_ecn: true,
+                without_source: false,
+                ..progress
+            },
             libc::EINVAL | libc::EMSGSIZE if segmented => {
                 self.remember_narrow(message.to, message.segment);
                 Progress {
                     without_segments: true,
+                    without_ecn: false,
                     without_source: false,
                     ..progress
                 }
@@ -335,6 +355,7 @@ impl UdpSocket {
                     if progress.without_source && sent > 0 {
                         batch.outcomes[progress.message] = Outcome::StaleSource;
                     }
+                    batch.refuses_ecn |= progress.without_ecn && sent > 0;
                     if let Some(part) = sent.checked_sub(1).map(|last| batch.parts[last]) {
                         progress = progress.after(
                             part.message,
@@ -389,6 +410,7 @@ mod tests {
             to: "192.0.2.1:1".parse().unwrap(),
             source: "192.0.2.9".parse().ok(),
             hop_limit: None,
+            ecn: Ecn::NotEct,
             segment: 100,
             data,
         }
@@ -483,6 +505,60 @@ mod tests {
             };
             assert_eq!(batch.outcomes, [expected]);
         }
+    }
+
+    #[test]
+    fn a_kernel_that_takes_no_ecn_fields_is_asked_once() {
+        let data = [0; 250];
+        let messages = [Outgoing {
+            ecn: Ecn::Ect0,
+            ..outgoing(&data)
+        }];
+        let mut batch = planned(&messages);
+        let with = batch.headers[0].msg_hdr.msg_controllen;
+        // The source is suspected first.
+        let progress = batch.recover(&messages[0], Progress::at(0), libc::EINVAL);
+        assert!(progress.without_source && !progress.without_ecn);
+        let progress = batch.recover(&messages[0], progress, libc::EINVAL);
+        assert!(!progress.without_source && progress.without_ecn);
+        batch.plan(&messages, progress);
+        let without = batch.headers[0].msg_hdr.msg_controllen;
+        assert!(without < with && batch.parts[0].segmented);
+        // What `send` notes when that passes.
+        batch.refuses_ecn = true;
+        batch.plan(&messages, Progress::at(0));
+        assert_eq!(batch.headers[0].msg_hdr.msg_controllen, without);
+        batch.forget_destinations();
+        batch.plan(&messages, Progress::at(0));
+        assert_eq!(batch.headers[0].msg_hdr.msg_controllen, with);
+    }
+
+    #[test]
+    fn a_datagram_that_is_refused_whatever_goes_with_it_is_given_up() {
+        let data = [0; 250];
+        let messages = [Outgoing {
+            ecn: Ecn::Ce,
+            ..outgoing(&data)
+        }];
+        let mut batch = planned(&messages);
+        let (mut progress, mut tries) = (Progress::at(0), 0);
+        while progress.message == 0 {
+            batch.plan(&messages, progress);
+            progress = batch.recover(&messages[0], progress, libc::EINVAL);
+            tries += 1;
+        }
+        assert!(tries <= 8, "{tries}");
+        assert_eq!(batch.outcomes, [Outcome::Failed(libc::EINVAL)]);
+    }
+
+    #[test]
+    fn what_is_usual_takes_no_control_message() {
+        let usual = Outgoing {
+            source: None,
+            ..outgoing(&[0; 50])
+        };
+        let batch = planned(&[usual]);
+        assert_eq!(batch.headers[0].msg_hdr.msg_controllen, 0);
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::address::Control;
 use super::*;
+use crate::ecn::Ecn;
 use crate::io::clock::Clock;
 use crate::io::poll::Poll;
 use crate::io::testing::{drop_privileges, in_namespace, set_loopback_mtu};
@@ -55,6 +56,7 @@ fn a_batch_of_64_segments_is_received_whole() {
             to: b.local_addr(),
             source: None,
             hop_limit: None,
+            ecn: Ecn::NotEct,
             segment: 1000,
             data: &data,
         };
@@ -76,6 +78,7 @@ fn more_than_one_message_holds_is_sent_in_several() {
             to: b.local_addr(),
             source: None,
             hop_limit: None,
+            ecn: Ecn::NotEct,
             segment: 1400,
             data: &data,
         };
@@ -106,6 +109,7 @@ fn one_call_sends_to_several_peers() {
                 to: peer.local_addr(),
                 source: None,
                 hop_limit: None,
+                ecn: Ecn::NotEct,
                 segment,
                 data: &data,
             })
@@ -135,6 +139,7 @@ fn an_empty_datagram_arrives_as_one() {
                 to: b.local_addr(),
                 source: None,
                 hop_limit: None,
+                ecn: Ecn::NotEct,
                 segment: 0,
                 data: &[],
             }],
@@ -160,6 +165,7 @@ fn the_source_and_the_destination_address_are_the_packets_own() {
                 to,
                 source: Some(source),
                 hop_limit: None,
+                ecn: Ecn::NotEct,
                 segment: 100,
                 data: &data
             }]
@@ -181,6 +187,7 @@ fn a_source_that_is_not_ours_is_given_up_and_reported() {
             to: b.local_addr(),
             source: localhost.parse().ok(),
             hop_limit: None,
+            ecn: Ecn::NotEct,
             segment: 100,
             data: &data,
         };
@@ -205,6 +212,7 @@ fn one_message_that_cannot_be_sent_does_not_stop_the_others() {
         to: b.local_addr(),
         source: None,
         hop_limit: None,
+        ecn: Ecn::NotEct,
         segment: 0,
         data: &data[..10],
     };
@@ -253,6 +261,7 @@ fn a_closed_port_costs_no_later_datagram() {
             to: b.local_addr(),
             source: None,
             hop_limit: None,
+            ecn: Ecn::NotEct,
             segment: 0,
             data: b"x",
         };
@@ -285,6 +294,7 @@ fn segments_longer_than_the_way_is_wide_arrive_as_fragments() {
                 to: b.local_addr(),
                 source: None,
                 hop_limit: None,
+                ecn: Ecn::NotEct,
                 segment: 1400,
                 data: &data,
             };
@@ -328,6 +338,7 @@ fn without_privileges_a_socket_works_and_says_that_it_is_not_marked() {
             to: b.local_addr(),
             source: None,
             hop_limit: None,
+            ecn: Ecn::NotEct,
             segment: 10,
             data: &[7; 100],
         };
@@ -417,6 +428,7 @@ fn a_hop_limit_is_that_of_one_datagram_and_of_no_other() {
             to: b.local_addr(),
             source: localhost.parse().ok(),
             hop_limit: None,
+            ecn: Ecn::NotEct,
             segment: 0,
             data: b"x",
         };
@@ -430,5 +442,70 @@ fn a_hop_limit_is_that_of_one_datagram_and_of_no_other() {
             [Outcome::Sent; 3]
         );
         assert_eq!(hop_limits(&b, 3), [64, 3, 64]);
+    }
+}
+
+/// The ECN fields of the next `count` datagrams, each with the length of the message that it came in.
+fn ecn_fields(socket: &UdpSocket, count: usize) -> Vec<(Ecn, usize)> {
+    let (clock, mut batch, mut fields) = (Clock::new(), RecvBatch::new(8), Vec::new());
+    let deadline = clock.now() + Duration::from_secs(10);
+    while fields.len() < count {
+        assert!(clock.now() < deadline, "only {fields:?} came");
+        Poll::new(&[socket.as_fd()])
+            .wait(Some(deadline), &clock)
+            .unwrap();
+        socket.recv(&mut batch).unwrap();
+        for message in batch.messages() {
+            let datagrams = message.data.len().div_ceil(message.segment);
+            fields.extend(vec![(message.ecn, message.data.len()); datagrams]);
+        }
+    }
+    fields
+}
+
+#[test]
+fn an_ecn_field_arrives_as_it_was_sent_with_all_segments() {
+    for localhost in LOCALHOSTS {
+        let (a, b, data) = (bind(localhost), bind(localhost), bytes(64 * 1000));
+        let mut batch = SendBatch::new();
+        for ecn in [Ecn::Ect0, Ecn::NotEct, Ecn::Ect1, Ecn::Ce] {
+            for source in [None, localhost.parse().ok()] {
+                let message = Outgoing {
+                    to: b.local_addr(),
+                    source,
+                    hop_limit: Some(9),
+                    ecn,
+                    segment: 1000,
+                    data: &data,
+                };
+                assert_eq!(a.send(&mut batch, &[message]), [Outcome::Sent]);
+                // With every control message at once, in both directions: none was cut off.
+                assert_eq!(
+                    ecn_fields(&b, 64),
+                    vec![(ecn, data.len()); 64],
+                    "{localhost}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn messages_of_one_call_keep_their_ecn_fields_apart() {
+    for localhost in LOCALHOSTS {
+        let (a, b, data) = (bind(localhost), bind(localhost), bytes(2000));
+        let fields = [Ecn::Ect0, Ecn::Ce, Ecn::NotEct, Ecn::Ect0, Ecn::Ect1];
+        let messages = fields.map(|ecn| Outgoing {
+            to: b.local_addr(),
+            source: None,
+            hop_limit: None,
+            ecn,
+            segment: 1000,
+            data: &data,
+        });
+        let mut batch = SendBatch::new();
+        assert_eq!(a.send(&mut batch, &messages), [Outcome::Sent; 5]);
+        let expected: Vec<_> = fields.iter().flat_map(|ecn| [(*ecn, 2000); 2]).collect();
+        assert_eq!(ecn_fields(&b, 10), expected, "{localhost}");
     }
 }
