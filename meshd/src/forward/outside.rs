@@ -497,7 +497,7 @@ impl Opener {
         labelled: &Labelled,
         mut run: &mut [u8],
         segment: usize,
-        ecn: Ecn,
+        mut ecn: Ecn,
         entrance: &mut Entrance,
         shared: &Shared,
         fib: &Fib,
@@ -523,10 +523,13 @@ impl Opener {
             return shared.discard(Reason::RelayLimit, count);
         }
         if self.owes_mark && count > 1 {
-            // What is sealed cannot be marked.
             self.owes_mark = false;
-            run = &mut run[segment..];
-            shared.discard(Reason::Congested, 1);
+            if ecn.is_capable() {
+                ecn = Ecn::Ce;
+            } else {
+                run = &mut run[segment..];
+                shared.discard(Reason::Congested, 1);
+            }
         }
         // What is too long even so is cut, in the nested form, whose header has a place for a mark as well, where a stream has none.
         let is_short = segment <= next_hop.mtu + OVERHEAD;
