@@ -399,6 +399,15 @@ impl Link {
     }
 }
 
+/// What a port marks whose queue stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Marks {
+    /// What says that it may be marked, as routers should.
+    Capable,
+    /// Everything, as broken ones do.
+    Everything,
+}
+
 impl Port {
     /// Takes nothing in any more, while the card stays up and nobody is told.
     #[track_caller]
@@ -422,6 +431,25 @@ impl Port {
             "table netdev lossy-{0} {{\n chain out {{ type filter hook egress device \"{0}\" priority 0; {what} drop\n }}\n}}\n",
             self.interface
         ));
+    }
+
+    /// Marks what it sends, as a router does whose queue stands (ECN).
+    #[track_caller]
+    pub fn mark(&self, what: Marks) {
+        let rules = match what {
+            Marks::Capable => "ip ecn != not-ect ip ecn set ce; ip6 ecn != not-ect ip6 ecn set ce",
+            Marks::Everything => "ip ecn set ce; ip6 ecn set ce",
+        };
+        self.nft(&format!(
+            "table netdev ecn-{0} {{\n chain out {{ type filter hook egress device \"{0}\" priority 0; {rules}\n }}\n}}\n",
+            self.interface
+        ));
+    }
+
+    /// Marks nothing any more.
+    #[track_caller]
+    pub fn unmark(&self) {
+        self.nft(&format!("delete table netdev ecn-{}\n", self.interface));
     }
 
     #[track_caller]

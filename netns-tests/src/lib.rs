@@ -70,7 +70,7 @@ pub use flow::Flow;
 pub use host::Host;
 pub use identity::Identity;
 pub use impair::{Direction, Impairment, Wire};
-pub use lab::{Cable, Lab, Link, Offloads, Port, Switch};
+pub use lab::{Cable, Lab, Link, Marks, Offloads, Port, Switch};
 pub use mesh::Mesh;
 pub use moment::Moment;
 pub use nat::{Nat, NatBox, Router};
