@@ -51,9 +51,6 @@ reasons! {
     QueueFull => "queue-full",
     /// A queue stood, and this flow's sender does not understand marks (ECN): one packet was lost for it to slow down.
     Congested => "congested",
-    /// From outside: a router on the way said that its queue stood (ECN), and this flow's sender does not understand that: the packet is lost
-    /// for it to slow down (RFC 6040). Many: the underlay marks what it must not.
-    EcnNotCapable => "ecn-not-capable",
     /// The session is there, but no neighbour leads to the other node.
     NoPath => "no-path",
     /// Forwarded packet whose hop limit ran out.

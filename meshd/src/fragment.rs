@@ -9,7 +9,7 @@ use std::{
 };
 
 use crate::{
-    ecn::{Ecn, NotCapable},
+    ecn::Ecn,
     packet::{FRAGMENT, HEADER, HeaderError, Ipv6Header, UDP},
 };
 
@@ -133,7 +133,7 @@ impl Reassembly {
         pending.is_marked |= Ecn::of(fragment) == Ecn::Ce;
         match pending.take(offset, more, bytes) {
             Ok(false) => Ok(None),
-            Ok(true) => self.pending.remove(place).packet(fragment).map(Some),
+            Ok(true) => Ok(Some(self.pending.remove(place).packet(fragment))),
             Err(error) => {
                 self.pending.remove(place);
                 Err(error)
@@ -175,7 +175,7 @@ impl Pending {
     }
 
     /// The whole packet, with the fixed header of `fragment`, one of its fragments.
-    fn packet(mut self, fragment: &[u8]) -> Result<Vec<u8>, FragmentError> {
+    fn packet(mut self, fragment: &[u8]) -> Vec<u8> {
         self.parts.sort_by_key(|part| part.offset);
         let mut packet = fragment[..HEADER].to_vec();
         for part in &self.parts {
@@ -185,11 +185,9 @@ impl Pending {
         packet[4..6].copy_from_slice(&length.to_be_bytes());
         packet[6] = UDP;
         if self.is_marked {
-            // A mark beside a fragment that must not have one: nobody's packet was like that.
-            let marked = Ecn::Ce.decapsulate(&mut packet);
-            marked.map_err(|NotCapable| FragmentError::Malformed)?;
+            Ecn::Ce.decapsulate(&mut packet);
         }
-        Ok(packet)
+        packet
     }
 }
 
@@ -245,11 +243,11 @@ mod tests {
     fn a_mark_on_any_fragment_is_one_on_the_packet() {
         let now = Instant::now();
         for (sent, marked, whole) in [
-            (Ecn::Ect0, [true, false], Some(Ecn::Ce)),
-            (Ecn::Ect1, [false, true], Some(Ecn::Ce)),
-            (Ecn::Ect0, [false, false], Some(Ecn::Ect0)),
-            (Ecn::NotEct, [false, false], Some(Ecn::NotEct)),
-            (Ecn::NotEct, [true, false], None),
+            (Ecn::Ect0, [true, false], Ecn::Ce),
+            (Ecn::Ect1, [false, true], Ecn::Ce),
+            (Ecn::Ect0, [false, false], Ecn::Ect0),
+            (Ecn::NotEct, [false, false], Ecn::NotEct),
+            (Ecn::NotEct, [true, false], Ecn::NotEct),
         ] {
             let mut packet = packet(1320);
             sent.write(&mut packet);
@@ -262,15 +260,9 @@ mod tests {
             }
             let mut reassembly = Reassembly::default();
             assert_eq!(reassembly.push(&cut[0], now), Ok(None));
+            whole.write(&mut packet);
             let result = reassembly.push(&cut[1], now);
-            let expected = match whole {
-                Some(ecn) => {
-                    ecn.write(&mut packet);
-                    Ok(Some(packet))
-                }
-                None => Err(FragmentError::Malformed),
-            };
-            assert_eq!(result, expected, "{sent:?} {marked:?}");
+            assert_eq!(result, Ok(Some(packet)), "{sent:?} {marked:?}");
         }
     }
 

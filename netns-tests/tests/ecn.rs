@@ -121,11 +121,6 @@ impl Pair {
         self.b.host().captured(&self.outside, &filter)
     }
 
-    fn drops(&self) -> u64 {
-        let drops = self.b.drops();
-        drops.get("ecn-not-capable").copied().unwrap_or(0)
-    }
-
     fn marks_pass_into_the_tunnel_and_out_of_it(&self) {
         let (a, b) = (&self.a, &self.b);
         // Handshakes, routing and a ping without ECN have passed.
@@ -156,21 +151,22 @@ impl Pair {
         };
         let filter = format!("udp port 51860 and {dscp}");
         assert_eq!(b.host().captured(&self.outside, &filter), 0);
-        assert_eq!(self.drops(), 0);
     }
 
-    fn what_must_not_be_marked_is_lost_and_counted(&self) {
+    /// As a broken network does it.
+    fn what_must_not_be_marked_passes_as_it_was(&self) {
         let (a, b) = (&self.a, &self.b);
-        let arrived = || b.host().captured(&self.inside, &requests(a, 0));
-        let before = arrived();
+        let arrived = |class| b.host().captured(&self.inside, &requests(a, class));
+        let before = arrived(CALL);
         self.link.a.mark(Marks::Everything);
-        // The last may be answered: routing and probes are lost too, so that the nodes soon leave this way for a TCP stream.
-        let answered = ping(a, b, 0);
-        assert!(arrived() - before < PINGS, "{answered:?}");
-        assert!(self.drops() > 0, "{:?}", b.drops());
-        assert_eq!(b.host().captured(&self.inside, &requests(a, 0b11)), 0);
+        ping(a, b, CALL).unwrap();
+        wait_for(b.host(), &self.inside, &requests(a, CALL), before + PINGS);
+        assert_eq!(
+            arrived(CALL | 0b11),
+            PINGS,
+            "those that asked for marks, and no others"
+        );
         self.link.a.unmark();
-        wait_until(secs(20), "b answers again", || a.ping(b.address()));
     }
 
     /// TCP asks for ECN, in super-packets; its receiver tells its sender of what was marked.
@@ -187,7 +183,6 @@ impl Pair {
         tcp_send(a.host(), at_b, 1, 1_000_000).unwrap();
         self.link.a.unmark();
         assert!(delivered_ce(a.host()) > 0);
-        assert_eq!(self.drops(), 0);
     }
 }
 
@@ -204,7 +199,7 @@ fn a_tunnel_over_ipv4_carries_ecn_and_nothing_else_of_the_class() {
     let pair = Pair::new("ecn over IPv4", Underlay::V4);
     pair.marks_pass_into_the_tunnel_and_out_of_it();
     pair.tcp_hears_of_marks();
-    pair.what_must_not_be_marked_is_lost_and_counted();
+    pair.what_must_not_be_marked_passes_as_it_was();
 }
 
 #[test]
@@ -212,7 +207,7 @@ fn a_tunnel_over_ipv6_carries_ecn_and_nothing_else_of_the_class() {
     let pair = Pair::new("ecn over IPv6", Underlay::V6);
     pair.marks_pass_into_the_tunnel_and_out_of_it();
     pair.tcp_hears_of_marks();
-    pair.what_must_not_be_marked_is_lost_and_counted();
+    pair.what_must_not_be_marked_passes_as_it_was();
 }
 
 #[test]
@@ -252,7 +247,4 @@ fn marks_cross_a_relay_under_labels() {
     mesh.topology.port(1, 2).mark(Marks::Capable);
     ping(first, last, ECT_0).unwrap();
     wait_for(&hosts[2], &inside, &requests(first, 0b11), 2 * PINGS);
-    for node in &mesh.nodes {
-        assert_eq!(node.drops().get("ecn-not-capable"), None);
-    }
 }
