@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use thiserror::Error;
 
-use crate::constants::{INITIATION_INTERVAL, MISSED_ANSWERS, OVERHEAD};
+use crate::constants::{INITIATION_INTERVAL, MISSED_ANSWERS, OVERHEAD, REKEY_ATTEMPT_TIME};
 use crate::cookie::Jar;
 use crate::device::Transmit;
 use crate::endpoint::Endpoint;
@@ -289,16 +289,17 @@ impl Batch<'_> {
         let index = index_at(response, 8);
         let (state, now) = (&mut *self.state, self.now);
         let [last, before] = &mut state.handshakes.initiations;
-        let is_answered = |slot: &Option<Initiation>| {
-            slot.as_ref()
-                .is_some_and(|initiation| initiation.index == index)
-        };
+        let is_answered = |initiation: &&Initiation| initiation.index == index;
         // Who answers the last one has no use for an answer to the one before.
-        let is_last = is_answered(last);
+        let is_last = last.as_ref().is_some_and(|last| is_answered(&last));
         let slot = if is_last { last } else { before };
+        // An answer that was held back for long is to keys that the peer has forgotten.
+        let is_late = |initiation: &&Initiation| {
+            self.instant.saturating_duration_since(initiation.sent) >= REKEY_ATTEMPT_TIME
+        };
         let initiation = slot
             .as_ref()
-            .filter(|initiation| initiation.index == index)
+            .filter(|initiation| is_answered(initiation) && !is_late(initiation))
             .ok_or(HandshakeError::Unexpected)?;
         let keys = state.engine.complete(&initiation.initiated, response)?;
         let (called, sent) = (initiation.to, initiation.sent);

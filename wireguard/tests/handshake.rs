@@ -339,6 +339,21 @@ both_engines! {
         assert_eq!(closed(&lab.nodes[0].events), 0);
     }
 
+    fn an_answer_that_was_held_back_for_long_is_refused(engine: Engine) {
+        for (wait, is_taken) in [(85, true), (95, false)] {
+            let mut lab = Lab::pair(engine);
+            lab.initiate(0, 1);
+            lab.run(Duration::from_millis(15));
+            let response = lab.air.pop_back().unwrap();
+            assert_eq!(response.payload[0], 2);
+            // The node did not run either, and so has not asked again.
+            lab.now += secs(wait);
+            let taken = lab.handshake(0, at(underlay(1)), &response.payload);
+            assert_eq!(taken.is_ok(), is_taken, "{wait} s: {taken:?}");
+            assert_eq!(lab.session(0, 1).is_established(), is_taken);
+        }
+    }
+
     fn who_has_just_answered_does_not_ask(engine: Engine) {
         let mut lab = Lab::pair(engine);
         lab.initiate(0, 1);
