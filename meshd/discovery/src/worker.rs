@@ -7,7 +7,7 @@ mod introductions;
 mod joins;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::mpsc::SyncSender,
     time::{Duration, Instant},
 };
@@ -38,6 +38,8 @@ const TICK: Duration = Duration::from_secs(1);
 const REMEMBER: Duration = Duration::from_secs(30);
 /// Where we are is told to everybody again this long after it changed.
 const TELL: Duration = Duration::from_secs(1);
+/// Listeners have this long to say where they listen, before anybody is called: calls are made from there.
+const SETTLING: Duration = Duration::from_millis(100);
 /// An address that could not be listened on is tried again.
 const LISTEN_AGAIN: Duration = Duration::from_secs(60);
 
@@ -105,6 +107,8 @@ struct Worker<'a> {
     remember_at: Option<Instant>,
     /// What is listened on, and what is to be tried again.
     listeners: HashMap<ListenerId, Multiaddr>,
+    /// At the start: listeners that have yet to say where they listen.
+    awaited: Option<HashSet<ListenerId>>,
     unlistened: Vec<Multiaddr>,
     listen_at: Instant,
     /// Addresses at which others have reached us.
@@ -164,6 +168,7 @@ impl<'a> Worker<'a> {
             tell_at: None,
             remember_at: None,
             listeners: HashMap::new(),
+            awaited: Some(HashSet::new()),
             unlistened: unlistened.collect(),
             listen_at: Instant::now(),
             confirmed: BTreeSet::new(),
@@ -181,6 +186,10 @@ impl<'a> Worker<'a> {
     async fn live(mut self, mut commands: mpsc::Receiver<Command>, pulse: &Pulse) {
         info!(peer_id = %self.swarm.local_peer_id(), "Control plane up");
         self.listen();
+        self.awaited = Some(self.listeners.keys().copied().collect());
+        self.settle();
+        let settling = tokio::time::sleep(SETTLING);
+        tokio::pin!(settling);
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -191,6 +200,10 @@ impl<'a> Worker<'a> {
                     // Whoever comes next knows as much.
                     None => return self.remember(),
                 },
+                () = &mut settling, if self.awaited.is_some() => {
+                    self.awaited = Some(HashSet::new());
+                    self.settle();
+                }
                 _ = ticks.tick() => {
                     pulse.beat();
                     self.on_tick(Instant::now());
@@ -212,7 +225,10 @@ impl<'a> Worker<'a> {
             }
             // The supervisor's.
             Command::Network(_) => {}
-            Command::Connect(connect) => self.on_connect(connect),
+            Command::Connect(connect) => {
+                self.on_connect(connect);
+                self.call(Instant::now());
+            }
             Command::Whereabouts(whereabouts) => self.on_whereabouts(whereabouts),
             Command::Networks { refused, shared } => self.on_networks(refused, shared),
             Command::Lookup(prefix) => self.on_lookup(prefix),
@@ -393,6 +409,14 @@ impl<'a> Worker<'a> {
                     }
                 }
             }
+        }
+    }
+
+    /// Begins to call if no listener is waited for any more.
+    fn settle(&mut self) {
+        if self.awaited.as_ref().is_some_and(HashSet::is_empty) {
+            self.awaited = None;
+            self.call(Instant::now());
         }
     }
 

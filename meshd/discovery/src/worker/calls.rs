@@ -112,8 +112,11 @@ impl Calls {
 }
 
 impl Worker<'_> {
-    /// Dials who is due.
+    /// Dials who is due, once it is settled where we listen.
     pub(super) fn call(&mut self, now: Instant) {
+        if self.awaited.is_some() {
+            return;
+        }
         let mut dials = Vec::new();
         for (key, wanted) in &mut self.calls.wanted {
             let Some(peer) = key.peer() else {

@@ -60,7 +60,10 @@ impl Worker<'_> {
                 debug!(?peer_id, error = %super::causes(&error), "Dial failed");
                 self.on_no_guest(&connection_id, &error);
             }
-            SwarmEvent::NewListenAddr { address, .. } => self.on_listening(address),
+            SwarmEvent::NewListenAddr {
+                listener_id,
+                address,
+            } => self.on_listening(&listener_id, address),
             SwarmEvent::ListenerClosed { listener_id, .. } => self.on_listener_closed(&listener_id),
             SwarmEvent::ExternalAddrConfirmed { address } => self.on_reachable(address),
             SwarmEvent::ExternalAddrExpired { address } => {
@@ -346,8 +349,12 @@ impl Worker<'_> {
 
     // ---- where we are --------------------------------------------------------------------------------------------------------
 
-    fn on_listening(&mut self, address: Multiaddr) {
+    fn on_listening(&mut self, id: &ListenerId, address: Multiaddr) {
         debug!(%address, "Listening");
+        if let Some(awaited) = &mut self.awaited {
+            awaited.remove(id);
+            self.settle();
+        }
         // A server is configured to be one: its addresses are taken to be good.
         if self.is_server()
             && let Some((at, _)) = split(&address)
