@@ -207,7 +207,7 @@ impl Handshakes {
 
 impl Batch<'_> {
     /// Takes a handshake message of this session that [`crate::Reader`] has read; what it makes us send goes to the end of `out`.
-    /// Locks the session for one or two key agreements, unless the message is refused before it comes to that.
+    /// Locks the session for two or three key agreements, unless the message is refused before it comes to that.
     ///
     /// # Errors
     /// See [`HandshakeError`]. A message that is refused moves no endpoint and makes no keypair.

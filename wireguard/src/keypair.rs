@@ -88,6 +88,10 @@ impl Keypairs {
     /// A data message opened on the keypair with this receiver index. It becomes the one that sends unless that is newer: a late message
     /// does not bring an old one back.
     pub(crate) fn used(&mut self, index: u32) -> Use {
+        // Of all messages but one: what sends is confirmed.
+        if self.current == Some(index) {
+            return Use::Ordinary;
+        }
         let place = |index| {
             self.slots
                 .iter()

@@ -58,21 +58,19 @@ impl Wide {
             opens && refuses && sealed == theirs
         })
     }
+}
 
+#[expect(
+    unsafe_code,
+    reason = "what needs features of a processor is called here only"
+)]
+impl Wide {
     #[cfg(test)]
-    #[expect(
-        unsafe_code,
-        reason = "what needs features of a processor is called here only"
-    )]
     pub(crate) fn tag(self, once: &[u8; 32], text: &[u8]) -> [u8; TAG] {
         // SAFETY: there is no `Wide` on a processor without these features.
         unsafe { Once::new(once).tag(text) }
     }
 
-    #[expect(
-        unsafe_code,
-        reason = "what needs features of a processor is called here only"
-    )]
     pub(crate) fn seal(
         self,
         key: &[u8; 32],
@@ -84,10 +82,6 @@ impl Wide {
         unsafe { seal(key, counter, packet, text) }
     }
 
-    #[expect(
-        unsafe_code,
-        reason = "what needs features of a processor is called here only"
-    )]
     pub(crate) fn open(
         self,
         key: &[u8; 32],
