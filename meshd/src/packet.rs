@@ -2,7 +2,7 @@
 
 use std::net::Ipv6Addr;
 
-use crate::io::checksum;
+use crate::{ecn::Ecn, io::checksum};
 
 /// Length of the fixed IPv6 header, in bytes.
 pub const HEADER: usize = 40;
@@ -151,13 +151,11 @@ pub fn decrement_hop_limit(packet: &mut [u8]) -> bool {
 
 /// Tells both ends of a packet's flow that a queue stands (RFC 3168 §5), if they understand that; otherwise says no.
 pub fn mark_congestion(packet: &mut [u8]) -> bool {
-    match packet {
-        [version, ecn, ..] if *version >> 4 == 6 && *ecn & 0x30 != 0 => {
-            *ecn |= 0x30;
-            true
-        }
-        _ => false,
+    let is_capable = Ecn::of(packet).is_capable();
+    if is_capable {
+        Ecn::Ce.write(packet);
     }
+    is_capable
 }
 
 /// An ICMPv6 message in an IPv6 packet; bytes 2 and 3 of `body` become the checksum.

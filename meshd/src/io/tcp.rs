@@ -44,6 +44,17 @@ pub struct BindError {
     pub source: io::Error,
 }
 
+impl BindError {
+    /// That of a step there.
+    fn of(step: &'static str, address: SocketAddr) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self {
+            step,
+            address,
+            source,
+        }
+    }
+}
+
 /// One end of a connection, or of one that is being made; non-blocking. Whoever drops it resets the connection: nothing of it stays in
 /// the kernel.
 #[derive(Debug)]
@@ -67,13 +78,7 @@ impl Listener {
     /// # Errors
     /// The address is taken, or its port is for privileged processes only.
     pub fn bind(address: SocketAddr, mark: u32) -> Result<Self, BindError> {
-        let failed = |step| {
-            move |source| BindError {
-                step,
-                address,
-                source,
-            }
-        };
+        let failed = |step| BindError::of(step, address);
         let fd = bound(address)?;
         set_mark(&fd, mark).map_err(failed("mark"))?;
         listen(&fd).map_err(failed("listen on"))?;
@@ -125,13 +130,7 @@ impl Reservation {
     /// # Errors
     /// Somebody listens there, or this machine has no such address.
     pub fn bind(address: SocketAddr) -> Result<Self, BindError> {
-        let failed = |step| {
-            move |source| BindError {
-                step,
-                address,
-                source,
-            }
-        };
+        let failed = |step| BindError::of(step, address);
         let fd = bound(address)?;
         // Only from here on, so that a port is not taken for free that somebody shares already.
         set(&fd, libc::SOL_SOCKET, libc::SO_REUSEPORT, 1).map_err(failed("share"))?;
@@ -285,13 +284,7 @@ fn open(address: SocketAddr) -> io::Result<OwnedFd> {
 
 /// A socket on `address`, for that address family only.
 fn bound(address: SocketAddr) -> Result<OwnedFd, BindError> {
-    let failed = |step| {
-        move |source| BindError {
-            step,
-            address,
-            source,
-        }
-    };
+    let failed = |step| BindError::of(step, address);
     let fd = open(address).map_err(failed("create"))?;
     // Connections of the run before may linger.
     set(&fd, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1).map_err(failed("reuse"))?;
